@@ -1,0 +1,10 @@
+"""The networks: R3D-18, and the RGB + temporal-gradient pair that trains together.
+
+This package promises networks that take clips and return logits, features and embeddings, and knows nothing of
+where clips come from or what they are trained for.
+"""
+
+from model.dual import ContrastHead, DualR3D, ModalityOutput
+from model.r3d import R3D18, normalize
+
+__all__ = ["R3D18", "ContrastHead", "DualR3D", "ModalityOutput", "normalize"]

@@ -1,0 +1,111 @@
+"""Two small tools that let data be made while the trainer computes.
+
+:func:`read_ahead` maps a function over batches of items in threads, some batches ahead.  :class:`Background` runs a
+generator in a thread of its own and keeps a few of its results ready.  Both keep the order and pass errors on.
+"""
+
+import queue
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_BATCHES_AHEAD = 2
+_RESULTS_READY = 2
+_POLL_S = 0.1
+
+
+def read_ahead(
+    batches: Iterator[list[Item]], read: Callable[[Item], Result], num_threads: int
+) -> Iterator[tuple[list[Item], list[Result]]]:
+    """Yield each batch with ``read`` of its items, which threads work out while earlier batches are consumed.
+
+    Args:
+        batches: may be endless.
+        read: called in threads; its errors are raised where the batch would be yielded.
+        num_threads: threads.
+    """
+    pending: deque[tuple[list[Item], list[Future[Result]]]] = deque()
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read")
+    try:
+        for batch in batches:
+            pending.append((batch, [pool.submit(read, item) for item in batch]))
+            if len(pending) > _BATCHES_AHEAD:
+                items, futures = pending.popleft()
+                yield items, [future.result() for future in futures]
+        for items, futures in pending:
+            yield items, [future.result() for future in futures]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Background(Generic[Result]):
+    """Iterator over a generator that runs in a thread of its own, a few results ahead.
+
+    The thread ends with :meth:`close`, when this object is collected, or when the interpreter exits.
+    """
+
+    def __init__(self, generator: Iterator[Result]) -> None:
+        self._queue: queue.Queue[Result | _End] = queue.Queue(_RESULTS_READY)
+        self._stop = threading.Event()
+        thread = threading.Thread(target=_produce, args=(generator, self._queue, self._stop), daemon=True)
+        self._ended: _End | None = None
+        self._finalizer = weakref.finalize(self, _finish, thread, self._stop)
+        thread.start()
+
+    def __iter__(self) -> "Background[Result]":
+        return self
+
+    def __next__(self) -> Result:
+        item = self._ended or self._queue.get()
+        if isinstance(item, _End):
+            self._ended = item
+            raise item.error or StopIteration
+        return item
+
+    def close(self) -> None:
+        """End the thread and wait for it."""
+        self._finalizer()
+
+
+class _End:
+    """Put in the queue when the generator ended, with the error that ended it."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+def _produce(generator: Iterator[Result], results: "queue.Queue[Result | _End]", stop: threading.Event) -> None:
+    try:
+        for result in generator:
+            if not _put(results, result, stop):
+                break
+        else:
+            _put(results, _End(), stop)
+    except BaseException as error:  # whatever it is, it is raised again where the result is awaited
+        _put(results, _End(error), stop)
+    finally:
+        close = getattr(generator, "close", None)
+        if close:
+            close()
+
+
+def _put(results: "queue.Queue[Result | _End]", result: "Result | _End", stop: threading.Event) -> bool:
+    while not stop.is_set():
+        try:
+            results.put(result, timeout=_POLL_S)
+            return True
+        except queue.Full:
+            pass
+    return False
+
+
+def _finish(thread: threading.Thread, stop: threading.Event) -> None:
+    stop.set()
+    if thread is not threading.current_thread():
+        thread.join()

@@ -1,0 +1,202 @@
+"""The DALI graph that turns decoded frames into views: one graph, on the CPU or on a GPU, behind two decoders.
+
+    ffmpeg: FFmpeg on the CPU decodes, crops, resizes and flips (:mod:`pipeline.decode`); every codec.
+    dali:   DALI decodes (NVDEC on a GPU; MJPEG, VP8, VP9 on a CPU), then crops, resizes and flips in one operator.
+
+From the resized frames on, both are the same graph: split into RGB frames and their later partners, temporal
+gradient, strong views.  Promises: uint8 (B, T, H, W, C) out, shared with torch without a copy; no random number is
+drawn.  Left to others: what to read and show (:mod:`pipeline.plan`), threads and prefetching (:mod:`pipeline.loader`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import fn, pipeline_def, types
+from torch.utils.dlpack import from_dlpack
+
+from pipeline.batch import Views
+from pipeline.decode import decode_clip
+from pipeline.errors import BadVideo
+from pipeline.plan import ClipPlan
+from pipeline.record import VideoRecord
+from pipeline.slicing import slice_clip, to_ivf
+from pipeline.strong import strong_parameters, strong_view
+
+DECODERS = ("ffmpeg", "dali")
+
+# What DALI 2.4 decodes: FFmpeg's software decoders without the patented codecs, or NVDEC.
+_DALI_CODECS = {"cpu": {"mjpeg", "vp8", "vp9"}, "cuda": {"h264", "hevc", "mjpeg", "vp8", "vp9", "av1", "mpeg4"}}
+_DALI_PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
+
+Sample = dict[str, np.ndarray]
+"""The graph's inputs for one clip, by name."""
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """What the graph makes.
+
+    Attributes:
+        num_frames: frames T of the result.
+        tg: temporal gradients beside RGB.
+        strong: strong views beside the weak ones; they are square.
+        decoder: "ffmpeg" or "dali".
+    """
+
+    num_frames: int
+    tg: bool
+    strong: bool
+    decoder: str
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities, in the order of the outputs."""
+        return ("rgb", "tg") if self.tg else ("rgb",)
+
+
+class ClipGraph:
+    """The graph, built for a device.
+
+    Args:
+        spec: what it makes.
+        size: height and width in pixels of strong views.
+        batch_size: most clips in one call.
+        device: "cpu", "cuda" or "cuda:N".
+        num_threads: DALI's CPU threads.
+    """
+
+    def __init__(self, spec: GraphSpec, size: int, batch_size: int, device: str, num_threads: int) -> None:
+        assert spec.decoder in DECODERS, spec.decoder
+        self.spec = spec
+        self.size = size
+        self.device = torch.device(device)
+        self._pipeline = clip_pipeline(
+            spec,
+            size,
+            self.device.type,
+            batch_size=batch_size,
+            num_threads=num_threads,
+            device_id=None if self.device.type == "cpu" else self.device.index or 0,
+            prefetch_queue_depth=1,  # the loader runs ahead in its own thread; DALI's own queue would hide its errors
+        )
+        self._pipeline.build()
+
+    def read(self, record: VideoRecord, plan: ClipPlan) -> Sample:
+        """Make one clip's inputs: the work on the host, to be done in many threads at once.
+
+        Raises:
+            BadVideo: the file cannot be read or decoded.
+        """
+        numbers = np.concatenate([plan.frames, plan.later]) if self.spec.tg else plan.frames
+        if self.spec.decoder == "ffmpeg":
+            sample = {"frames": decode_clip(record, numbers, plan.box, plan.flip, plan.size)}
+        else:
+            sample = _dali_inputs(record, numbers, plan)
+        if self.spec.strong:
+            for modality in self.spec.modalities:
+                strong_plan = plan.strong_rgb if modality == "rgb" else plan.strong_tg
+                assert strong_plan is not None
+                parameters = strong_parameters(strong_plan, self.size)
+                sample |= {f"{modality}_{name}": value for name, value in parameters._asdict().items()}
+        return sample
+
+    def __call__(self, samples: list[Sample]) -> tuple[Views, Views | None]:
+        """Run the graph on a batch.
+
+        Args:
+            samples: what :meth:`read` returned, one a clip; all of one size.
+
+        Returns:
+            The weak views, (B, T, H, W, C) uint8 on the graph's device, and the strong ones or None.
+        """
+        inputs = {name: [sample[name] for sample in samples] for name in samples[0]}
+        if self.device.type == "cuda":
+            outputs = self._pipeline.run(torch.cuda.current_stream(self.device).cuda_stream, **inputs)
+        else:
+            outputs = self._pipeline.run(**inputs)
+        tensors = [from_dlpack(output.as_tensor()) for output in outputs]
+        views = [
+            Views(tensors[at], tensors[at + 1] if self.spec.tg else None)
+            for at in range(0, len(tensors), len(self.spec.modalities))
+        ]
+        return views[0], views[1] if self.spec.strong else None
+
+
+def dali_refusal(record: VideoRecord, device_type: str) -> str | None:
+    """Why DALI's decoder cannot take a video on "cpu" or "cuda", or None if it can."""
+    if record.codec not in _DALI_CODECS[device_type]:
+        return f"codec {record.codec}"
+    if record.pixel_format not in _DALI_PIXEL_FORMATS:
+        return f"pixel format {record.pixel_format}"
+    if record.rotation:
+        return f"rotation by {record.rotation} degrees"
+    return None
+
+
+def _dali_inputs(record: VideoRecord, numbers: np.ndarray, plan: ClipPlan) -> Sample:
+    """Bytes to decode, frames to keep, and the crop as corners of a region; a region from right to left is a flip."""
+    if record.sliceable:
+        clip = slice_clip(record, numbers)
+        stream = to_ivf(record, clip)
+        numbers = np.searchsorted(clip.shown[clip.shown >= 0], numbers)
+    else:
+        try:
+            stream = np.frombuffer(Path(record.path).read_bytes(), np.uint8)
+        except OSError as error:
+            raise BadVideo(record.path, f"cannot be read: {error.strerror}") from error
+    x, y, width, height = plan.box
+    left, right = (x + width, x) if plan.flip else (x, x + width)
+    return {
+        "stream": stream,
+        "numbers": numbers.astype(np.int32),
+        "roi_start": np.array([y, left], np.float32),
+        "roi_end": np.array([y + height, right], np.float32),
+        "size": np.array(plan.size[::-1], np.float32),
+    }
+
+
+@pipeline_def(enable_conditionals=True)
+def clip_pipeline(spec: GraphSpec, size: int, device_type: str) -> Any:
+    """The graph; its inputs are named as :meth:`ClipGraph.read` names them.
+
+    Args:
+        spec: what it makes.
+        size: height and width in pixels of strong views.
+        device_type: "cpu" or "cuda".
+    """
+    gpu = device_type == "cuda"
+    frames = _dali_frames(gpu) if spec.decoder == "dali" else _ffmpeg_frames(gpu)
+    weak = [frames]
+    if spec.tg:
+        earlier, later = frames[: spec.num_frames], frames[spec.num_frames :]
+        # Integer floor division: exact, hence the same on both devices.  Same as batch.temporal_gradient.
+        tg = fn.cast((fn.cast(earlier, dtype=types.INT16) - later + 255) // 2, dtype=types.UINT8)
+        weak = [earlier, tg]
+    if not spec.strong:
+        return tuple(weak)
+    strong = []
+    for modality, view in zip(spec.modalities, weak):  # noqa: B905 - AutoGraph's zip has no strict
+        switches = fn.external_source(name=f"{modality}_switches", dtype=types.BOOL, ndim=1)
+        matrix = fn.external_source(name=f"{modality}_matrix", dtype=types.FLOAT, ndim=2)
+        anchor = fn.external_source(name=f"{modality}_anchor", dtype=types.FLOAT, ndim=1)
+        strong.append(strong_view(view, switches, matrix, anchor, size))
+    return (*weak, *strong)
+
+
+def _ffmpeg_frames(gpu: bool) -> Any:
+    frames = fn.external_source(name="frames", dtype=types.UINT8, layout="FHWC", ndim=4)
+    return frames.gpu() if gpu else frames
+
+
+def _dali_frames(gpu: bool) -> Any:
+    stream = fn.external_source(name="stream", dtype=types.UINT8, ndim=1)
+    numbers = fn.external_source(name="numbers", dtype=types.INT32, ndim=1)
+    start = fn.external_source(name="roi_start", dtype=types.FLOAT, ndim=1)
+    end = fn.external_source(name="roi_end", dtype=types.FLOAT, ndim=1)
+    size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
+    # pad_mode "none": a frame that is not there is an error.  DALI's default would show a black one.
+    frames = fn.decoders.video(stream, frames=numbers, pad_mode="none", device="mixed" if gpu else "cpu")
+    return fn.resize(frames, roi_start=start, roi_end=end, size=size, interp_type=types.INTERP_LINEAR)

@@ -1,0 +1,124 @@
+"""Decoding delivers exactly the frames asked for, cropped as asked, the same bits whichever way they are read."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from pipeline.decode import clip_frames, decode_clip, whole_frames
+from pipeline.errors import BadVideo
+from pipeline.scan import scan
+from pipeline.slicing import needed_packets, slice_clip, to_ivf
+
+SLICEABLE = ("mjpeg", "vp8", "vp9", "h264")
+WANTED = np.array([5, 3, 30, 31, 3, 16])
+
+
+def rgb_frames(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.mark.parametrize("gop", [1, 4, 8, 100])
+@pytest.mark.parametrize("codec", SLICEABLE)
+def test_sliced_decode_is_bit_identical_to_whole_file(codec: str, gop: int, video: Callable[..., Path]) -> None:
+    record = scan(video(codec, gop=gop))
+    assert record.sliceable
+    whole = [frame.to_ndarray() for frame in whole_frames(record)]
+    wanted = np.unique(WANTED)
+    sliced = list(clip_frames(record, wanted))
+    assert [number for number, _ in sliced] == wanted.tolist()
+    for number, frame in sliced:
+        np.testing.assert_array_equal(frame.to_ndarray(), whole[number])
+
+
+@pytest.mark.parametrize(("gop", "packets"), [(1, 5), (8, 4 + 2 + 8 + 1 - 1), (100, 32)])
+def test_only_needed_packets_are_read(gop: int, packets: int, video: Callable[..., Path]) -> None:
+    record = scan(video("vp8", gop=gop))
+    needed = needed_packets(record, WANTED)
+    # gop 8: frames 3 and 5 take packets 0-5; 16 takes 16; 30 and 31 take 24-31
+    expected = {1: [3, 5, 16, 30, 31], 8: [*range(6), 16, *range(24, 32)], 100: [*range(32)]}[gop]
+    assert needed.tolist() == expected
+    assert slice_clip(record, WANTED).packets == [
+        Path(record.path).read_bytes()[record.offsets[i] : record.offsets[i] + record.sizes[i]] for i in expected
+    ]
+
+
+@pytest.mark.parametrize("codec", SLICEABLE)
+def test_ivf_of_a_slice_decodes_to_the_same_frames(codec: str, video: Callable[..., Path], tmp_path: Path) -> None:
+    path = video(codec)
+    record = scan(path)
+    clip = slice_clip(record, WANTED)
+    ivf = tmp_path / "slice.ivf"
+    ivf.write_bytes(to_ivf(record, clip).tobytes())
+    np.testing.assert_array_equal(rgb_frames(ivf), rgb_frames(path)[clip.shown[clip.shown >= 0]])
+
+
+@pytest.mark.parametrize("bframes", [0, 2])
+@pytest.mark.parametrize("codec", ["h264", "mpeg4", "hevc"])
+def test_frames_come_in_the_order_and_number_asked_for(codec: str, bframes: int, video: Callable[..., Path]) -> None:
+    path = video(codec, bframes=bframes)
+    frames = decode_clip(scan(path), WANTED, (0, 0, 96, 72), False, (96, 72))
+    np.testing.assert_array_equal(frames, rgb_frames(path)[WANTED])
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "vp8", "h264"])
+def test_crop_resize_and_flip_agree_with_the_same_on_rgb_frames(codec: str, video: Callable[..., Path]) -> None:
+    path = video(codec, width=160, height=120)
+    x, y, width, height = 22, 10, 100, 84
+    got = decode_clip(scan(path), WANTED, (x, y, width, height), True, (48, 56))
+    crop = torch.from_numpy(rgb_frames(path)[WANTED][:, y : y + height, x : x + width]).permute(0, 3, 1, 2).float()
+    expected = interpolate(crop, (56, 48), mode="bilinear", antialias=True).flip(-1).permute(0, 2, 3, 1).numpy()
+    difference = np.abs(got - expected)
+    assert difference.mean() < 1.5
+    assert difference.max() < 8.0
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_rotated_video_is_cropped_as_displayed(rotation: int, video: Callable[..., Path]) -> None:
+    path = video("h264")
+    record = replace(scan(path), rotation=rotation)
+    upright = np.rot90(rgb_frames(path), rotation // 90, axes=(1, 2))
+    width, height = record.display_size
+    assert upright.shape[1:3] == (height, width)
+    whole = decode_clip(record, WANTED, (0, 0, width, height), False, (width, height))
+    np.testing.assert_array_equal(whole, upright[WANTED])
+    x, y, w, h = 12, 20, 40, 44
+    crop = decode_clip(record, WANTED, (x, y, w, h), True, (w, h))
+    # Chroma is interpolated at the crop's edge rather than across it: the inside is exact.
+    inside = np.s_[:, 2:-2, 2:-2]
+    np.testing.assert_array_equal(crop[inside], upright[WANTED][:, y : y + h, x : x + w][:, :, ::-1][inside])
+
+
+def test_threads_do_not_change_a_bit(video: Callable[..., Path]) -> None:
+    records = [scan(video(codec)) for codec in ("mjpeg", "vp8", "vp9", "h264", "mpeg4")] * 4
+    arguments = (WANTED, (4, 6, 80, 60), True, (40, 40))
+    alone = [decode_clip(record, *arguments) for record in records]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda record: decode_clip(record, *arguments), records))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_missing_frame_is_an_error_never_padding(video: Callable[..., Path]) -> None:
+    record = replace(scan(video("mpeg4")), num_frames=50)
+    with pytest.raises(BadVideo, match="frame 45 of 50 does not decode"):
+        decode_clip(record, np.array([3, 45]), (0, 0, 96, 72), False, (16, 16))
+
+
+def test_file_that_changed_after_the_scan_is_refused(video: Callable[..., Path], tmp_path: Path) -> None:
+    path = tmp_path / "clip.webm"
+    path.write_bytes(video("vp8").read_bytes())
+    record = scan(path)
+    path.write_bytes(video("vp8", gop=4).read_bytes())
+    with pytest.raises(BadVideo, match="changed since it was indexed"):
+        slice_clip(record, WANTED)
+    path.unlink()
+    with pytest.raises(BadVideo, match="cannot be opened any more"):
+        slice_clip(record, WANTED)

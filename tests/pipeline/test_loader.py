@@ -1,0 +1,246 @@
+"""A batch depends on its step alone; streams are endless, complete, and stop cleanly."""
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.background import Background, read_ahead
+from pipeline.batch import ClipBatch, Needs
+from pipeline.datasets import DataSplit
+from pipeline.errors import BadVideo, InputError
+from pipeline.evaluation import center_views, multi_views
+from pipeline.index import VideoIndex
+from pipeline.loader import ClipLoader, ClipStream
+from pipeline.plan import ClipSpec
+
+SPEC = ClipSpec(clip_len=4, frame_stride=3, size=32, eval_size=40)
+ALL = Needs(tg=True, unlabeled=True, strong=True)
+
+
+def split_of(index: VideoIndex) -> DataSplit:
+    labels = np.arange(len(index), dtype=np.int64) % 2
+    labels[5] = -1
+    return DataSplit(
+        class_names=("left", "right"),
+        labels=labels,
+        labeled=np.array([0, 1, 4, 7]),
+        unlabeled=np.arange(10),
+        val=np.array([10, 11]),
+    )
+
+
+def make_loader(index: VideoIndex, needs: Needs = ALL, *, seed: int = 0, num_threads: int = 2) -> ClipLoader:
+    return ClipLoader(
+        index, split_of(index), needs, SPEC, batch_labeled=3, batch_unlabeled=4, seed=seed, num_threads=num_threads
+    )
+
+
+def tensors(batch: ClipBatch) -> list[torch.Tensor]:
+    flat: list[torch.Tensor] = []
+    for value in batch:
+        parts = value if isinstance(value, tuple) else (value,)
+        flat += [part.clone() for part in parts if part is not None]
+    return flat
+
+
+def take(loader: ClipLoader, num_batches: int) -> list[list[torch.Tensor]]:
+    return [tensors(next(loader)) for _ in range(num_batches)]
+
+
+def assert_same(one: list[list[torch.Tensor]], other: list[list[torch.Tensor]]) -> None:
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        assert len(a) == len(b)
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture(scope="module")
+def reference(small_index: VideoIndex) -> list[list[torch.Tensor]]:
+    with make_loader(small_index, num_threads=1) as loader:
+        return take(loader, 7)
+
+
+@pytest.mark.parametrize("num_threads", [2, 4])
+def test_batches_have_the_same_bits_for_any_number_of_threads(
+    num_threads: int, small_index: VideoIndex, reference: list[list[torch.Tensor]]
+) -> None:
+    with make_loader(small_index, num_threads=num_threads) as loader:
+        assert_same(take(loader, 7), reference)
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_resuming_at_any_step_gives_the_same_bits(
+    step: int, small_index: VideoIndex, reference: list[list[torch.Tensor]]
+) -> None:
+    with make_loader(small_index) as first:
+        for _ in range(step):
+            next(first)
+        state = first.state_dict()
+    assert state == {"step": step}
+    with make_loader(small_index) as second:
+        next(second)  # a loader that has already run is taken back as well
+        second.load_state_dict(state)
+        assert_same(take(second, 2), reference[step : step + 2])
+
+
+def test_another_seed_gives_other_batches(small_index: VideoIndex, reference: list[list[torch.Tensor]]) -> None:
+    with make_loader(small_index, seed=1) as loader:
+        assert not torch.equal(tensors(next(loader))[0], reference[0][0])
+
+
+def test_batch_has_the_promised_shapes_and_labels(small_index: VideoIndex) -> None:
+    split = split_of(small_index)
+    with make_loader(small_index) as loader:
+        assert loader.steps_per_epoch == 2
+        batch = next(loader)
+    assert batch.weak is not None
+    assert batch.strong is not None
+    assert batch.unlabeled_ids is not None
+    assert batch.unlabeled_labels is not None
+    for views, size in ((batch.labeled, 3), (batch.weak, 4), (batch.strong, 4)):
+        for view in views:
+            assert view is not None
+            assert view.shape == (size, 4, 32, 32, 3)
+            assert view.dtype == torch.uint8
+    assert batch.labels.tolist() == split.labels[batch.labeled_ids].tolist()
+    assert batch.unlabeled_labels.tolist() == split.labels[batch.unlabeled_ids].tolist()
+    assert set(batch.labeled_ids.tolist()) <= set(split.labeled.tolist())
+
+
+def test_only_what_is_needed_is_made(small_index: VideoIndex) -> None:
+    with make_loader(small_index, Needs()) as loader:
+        batch = next(loader)
+        assert loader.steps_per_epoch == 2, "epochs count unlabeled videos for every method"
+    assert batch.weak is None
+    assert batch.strong is None
+    assert batch.unlabeled_ids is None
+    assert batch.unlabeled_labels is None
+    assert batch.labeled.tg is None
+    with make_loader(small_index, Needs(unlabeled=True, strong=True)) as loader:
+        batch = next(loader)
+    assert batch.weak is not None
+    assert batch.strong is not None
+    assert batch.weak.tg is batch.strong.tg is None
+    with make_loader(small_index, Needs(tg=True, unlabeled=True)) as loader:
+        assert next(loader).strong is None
+
+
+def test_every_epoch_visits_every_video_once_in_a_new_order(small_index: VideoIndex) -> None:
+    stream = ClipStream(small_index, np.arange(10), SPEC, seed=0, name="unlabeled", batch_size=4)
+    rows = [clip.row for step in range(25) for clip in stream.batch(step)]
+    epochs = [rows[at : at + 10] for at in range(0, 100, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 10
+    assert stream.batch(3)[0].row == rows[12], "steps may be asked for in any order"
+
+
+def test_streams_of_one_run_draw_different_crops(small_index: VideoIndex) -> None:
+    streams = [
+        ClipStream(small_index, np.arange(10), SPEC, seed=0, name=name, batch_size=10)
+        for name in ("labeled", "unlabeled")
+    ]
+    plans = [{clip.row: clip.plan.box for clip in stream.batch(0)} for stream in streams]
+    assert plans[0] != plans[1]
+
+
+def test_dali_decoder_can_be_chosen_and_is_refused_where_it_cannot(small_index: VideoIndex) -> None:
+    decodable = np.array([row for row in range(12) if small_index[row].codec in ("mjpeg", "vp8", "vp9")])
+    split = DataSplit(("a",), np.zeros(12, np.int64), decodable[:3], decodable, decodable[:0])
+    arguments: dict[str, Any] = {"batch_labeled": 2, "batch_unlabeled": 2, "seed": 0}
+    with ClipLoader(small_index, split, ALL, SPEC, decoder="dali", **arguments) as loader:
+        dali = next(loader)
+    with ClipLoader(small_index, split, ALL, SPEC, decoder="ffmpeg", **arguments) as loader:
+        ffmpeg = next(loader)
+    assert torch.equal(dali.labeled_ids, ffmpeg.labeled_ids)
+    assert (dali.labeled.rgb.int() - ffmpeg.labeled.rgb.int()).abs().float().mean() < 3
+    with pytest.raises(InputError, match=r"DALI cannot decode \d+ of 10 videos here \(.*codec"):
+        ClipLoader(small_index, split_of(small_index), ALL, SPEC, decoder="dali", **arguments)
+    with pytest.raises(InputError, match="unknown decoder 'nvdec'"):
+        ClipLoader(small_index, split_of(small_index), ALL, SPEC, decoder="nvdec", **arguments)
+
+
+def test_a_video_deleted_while_training_is_named(small_index: VideoIndex, tmp_path: Path) -> None:
+    for path in small_index.paths:
+        target = tmp_path / path
+        target.parent.mkdir(exist_ok=True)
+        os.link(small_index.root / path, target)
+    index = VideoIndex.build(tmp_path, num_workers=1, progress=False)
+    with make_loader(index) as loader:
+        next(loader)
+        for path in index.paths:
+            (tmp_path / path).unlink()
+        with pytest.raises(BadVideo, match=r"cannot be opened any more|No such file"):
+            take(loader, 20)
+
+
+def test_no_thread_is_left_behind(small_index: VideoIndex) -> None:
+    before = threading.active_count()
+    loader = make_loader(small_index)
+    next(loader)
+    assert threading.active_count() > before
+    loader.close()
+    assert threading.active_count() == before
+    next(loader)
+    del loader  # nobody has to remember to close it
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() == before
+
+
+def test_errors_of_the_background_arrive_where_the_result_was_due() -> None:
+    def generate() -> Iterator[int]:
+        yield 1
+        raise ValueError("three")
+
+    results = Background(generate())
+    assert next(results) == 1
+    with pytest.raises(ValueError, match="three"):
+        next(results)
+    assert list(Background(iter([1, 2, 3]))) == [1, 2, 3]
+
+
+def test_reading_ahead_keeps_the_order() -> None:
+    def slow_if_even(item: int) -> int:
+        time.sleep(0.01 * (item % 2 == 0))
+        return item * 10
+
+    batches = [[1, 2], [3], [4, 5, 6], [7], [8]]
+    assert list(read_ahead(iter(batches), slow_if_even, 3)) == [(batch, [10 * i for i in batch]) for batch in batches]
+
+
+def test_evaluation_shows_every_video_once_in_order(small_index: VideoIndex) -> None:
+    rows = np.array([3, 0, 11, 7, 5])
+    batches = list(center_views(small_index, rows, SPEC, batch_size=2, tg=True))
+    assert [ids.tolist() for ids, _ in batches] == [[3, 0], [11, 7], [5]]
+    for ids, views in batches:
+        assert views.rgb.shape == (len(ids), 4, 32, 32, 3)
+        assert views.tg is not None
+        assert views.tg.shape == views.rgb.shape
+
+
+def test_multi_views_are_ten_clips_of_three_crops_of_the_same_frames(small_index: VideoIndex) -> None:
+    rows = np.array([8, 2])
+    for expected_row, (row, views) in zip(rows, multi_views(small_index, rows, SPEC), strict=True):
+        assert row == expected_row
+        assert views.tg is None
+        assert views.rgb.shape == (30, 4, 40, 40, 3)
+        first_end, other_end, middle = views.rgb[0], views.rgb[1], views.rgb[2]
+        step = (views_width(small_index, row) - 40) // 2
+        assert step > 0
+        assert torch.equal(first_end[:, :, step:], middle[:, :, : 40 - step])
+        assert torch.equal(middle[:, :, step:], other_end[:, :, : 40 - step])
+
+
+def views_width(index: VideoIndex, row: int) -> int:
+    width, height = index[row].display_size
+    return int(width * SPEC.eval_size / height + 0.5)

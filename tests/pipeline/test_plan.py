@@ -1,0 +1,196 @@
+"""Plans follow the method's rules, and depend on (seed, epoch, position) alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms import RandomResizedCrop
+
+from pipeline.errors import InputError
+from pipeline.plan import NUM_STRONG_OPS, ClipPlan, ClipSpec, epoch_order, plan_center, plan_clip, plan_test
+from pipeline.record import VideoRecord
+
+SPEC = ClipSpec()
+
+
+def record(num_frames: int = 300, width: int = 340, height: int = 256, rotation: int = 0) -> VideoRecord:
+    none = np.zeros(0, np.int64)
+    return VideoRecord(
+        "v.mp4",
+        "h264",
+        "yuv420p",
+        width,
+        height,
+        rotation,
+        25.0,
+        num_frames,
+        True,
+        0,
+        b"",
+        1,
+        1,
+        none,
+        none,
+        none,
+        none,
+    )
+
+
+def plans(video: VideoRecord, spec: ClipSpec = SPEC, num: int = 400) -> list[ClipPlan]:
+    return [plan_clip(video, spec, 7, 0, position) for position in range(num)]
+
+
+def same(a: ClipPlan, b: ClipPlan) -> bool:
+    strong = [(s.ops, s.signs, s.cutout) for plan in (a, b) for s in (plan.strong_rgb, plan.strong_tg) if s]
+    fields = ((a.box, a.flip, a.size), (b.box, b.flip, b.size))
+    frames = np.array_equal(a.frames, b.frames) and np.array_equal(a.later, b.later)
+    return frames and fields[0] == fields[1] and strong[:2] == strong[2:]
+
+
+# Measured on the reference: method-spec §1.
+@pytest.mark.parametrize(
+    ("num_frames", "starts"),
+    [(64, {0}), (65, {0}), (66, {0, 1}), (72, set(range(8))), (18, {0}), (300, set(range(236)))],
+)
+def test_starts_are_those_of_the_reference(num_frames: int, starts: set[int]) -> None:
+    found = {int(plan.frames[0]) for plan in plans(record(num_frames), num=4000 if num_frames == 300 else 400)}
+    assert found == starts
+
+
+def test_short_videos_loop_as_in_the_reference() -> None:
+    plan = plan_clip(record(18), SPEC, 0, 0, 0)
+    assert plan.frames.tolist() == [0, 8, 16, 7, 15, 6, 14, 5]
+    assert plan.later.tolist() == [1, 9, 17, 8, 16, 7, 15, 6]
+
+
+def test_without_tg_the_last_frame_is_used_too() -> None:
+    rgb = replace(SPEC, tg_stride=0)
+    assert {int(plan.frames[0]) for plan in plans(record(66), rgb)} == {0, 1, 2}
+    assert plan_clip(record(18), rgb, 0, 0, 0).frames.tolist() == [0, 8, 16, 6, 14, 4, 12, 2]
+    assert (plan_clip(record(18), rgb, 0, 0, 0).later == plan_clip(record(18), rgb, 0, 0, 0).frames).all()
+
+
+@settings(deadline=None)
+@given(
+    num_frames=st.integers(2, 1000),
+    width=st.integers(1, 2000),
+    height=st.integers(1, 2000),
+    rotation=st.sampled_from([0, 90, 180, 270]),
+    seed=st.integers(0, 2**64 - 1),
+    epoch=st.integers(0, 1000),
+    position=st.integers(0, 10**6),
+    spec=st.builds(
+        ClipSpec,
+        clip_len=st.integers(1, 32),
+        frame_stride=st.integers(1, 16),
+        tg_stride=st.integers(0, 8),
+        size=st.integers(1, 256),
+    ),
+)
+def test_every_plan_stays_inside_the_video(
+    num_frames: int, width: int, height: int, rotation: int, seed: int, epoch: int, position: int, spec: ClipSpec
+) -> None:
+    video = record(num_frames, width, height, rotation)
+    plan = plan_clip(video, spec, seed, epoch, position)
+    shown_width, shown_height = video.display_size
+    x, y, w, h = plan.box
+    assert 0 <= x < x + w <= shown_width
+    assert 0 <= y < y + h <= shown_height
+    assert len(plan.frames) == spec.clip_len
+    assert plan.frames.min() >= 0
+    assert plan.later.max() < num_frames
+    if spec.tg_stride < num_frames:
+        assert (plan.later - plan.frames == spec.tg_stride).all(), "a pair crosses the seam"
+    assert same(plan, plan_clip(video, spec, seed, epoch, position))
+
+
+def test_plan_changes_with_each_of_its_arguments() -> None:
+    base = plan_clip(record(), SPEC, 1, 2, 3)
+    assert not same(base, plan_clip(record(), SPEC, 2, 2, 3))
+    assert not same(base, plan_clip(record(), SPEC, 1, 3, 3))
+    assert not same(base, plan_clip(record(), SPEC, 1, 2, 4))
+    assert not same(plan_clip(record(), SPEC, 1, 2, 3), plan_clip(record(), SPEC, 1, 3, 2))
+
+
+def test_crops_cover_8_to_100_percent_at_aspect_3_4_to_4_3() -> None:
+    boxes = np.array([plan.box for plan in plans(record(), num=3000)])
+    area = boxes[:, 2] * boxes[:, 3] / (340 * 256)
+    ratio = boxes[:, 2] / boxes[:, 3]
+    assert 0.075 < area.min() < 0.1
+    assert 0.97 < area.max() <= 1.0
+    assert 0.73 < ratio.min() < 0.77
+    assert 1.3 < ratio.max() < 1.36
+    image = torch.zeros(1, 256, 340)
+    drawn = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])[2:] for _ in range(3000)]
+    assert abs(area.mean() - np.prod(drawn, axis=1).mean() / (340 * 256)) < 0.025  # 4 standard errors
+    assert (boxes[:, :2] % 2 == 0).all()
+    centers = boxes[:, 0] + boxes[:, 2] / 2
+    assert abs(centers.mean() - 170) < 5
+
+
+def test_a_very_long_frame_falls_back_to_the_centre_square() -> None:
+    assert {plan.box for plan in plans(record(width=2000, height=20), num=20)} == {(990, 0, 20, 20)}
+
+
+def test_half_of_the_clips_are_flipped() -> None:
+    flips = sum(plan.flip for plan in plans(record(), num=2000))
+    assert 900 < flips < 1100
+    assert not any(plan.flip for plan in plans(record(), replace(SPEC, flip=False), num=50))
+
+
+def test_strong_operations_are_two_distinct_uniform_in_order_and_independent() -> None:
+    drawn = [(plan.strong_rgb, plan.strong_tg) for plan in plans(record(), num=6000)]
+    rgb = np.array([a.ops for a, _ in drawn if a])
+    tg = np.array([b.ops for _, b in drawn if b])
+    assert (rgb[:, 0] < rgb[:, 1]).all()
+    for ops in (rgb, tg):
+        counts = np.bincount(ops.ravel(), minlength=NUM_STRONG_OPS)
+        assert len(counts) == NUM_STRONG_OPS
+        assert counts.min() > 680  # expected 800 each, standard deviation about 27
+        assert counts.max() < 920
+    same_pair = (rgb == tg).all(axis=1).mean()
+    assert 0.004 < same_pair < 0.017  # 1 / 105 if independent
+    signs = np.array([(*a.signs, *b.signs) for a, b in drawn if a and b])
+    assert (np.abs(signs.mean(axis=0)) < 0.06).all()
+    assert set(np.unique(signs)) == {-1, 1}
+
+
+def test_center_clip_is_that_of_the_reference() -> None:
+    rgb = replace(SPEC, tg_stride=0)
+    plan = plan_center(record(300), rgb)
+    assert plan.frames.tolist() == [118 + 8 * k for k in range(8)]
+    assert plan.box == (58, 16, 224, 224)
+    assert plan.size == (224, 224)
+    assert not plan.flip
+    assert plan_center(record(64), rgb).frames[0] == 0
+    assert plan_center(record(66), rgb).frames[0] == 1
+
+
+def test_test_clips_and_crops_are_those_of_the_reference() -> None:
+    plan, corners = plan_test(record(300), replace(SPEC, tg_stride=0))
+    assert plan.frames.reshape(10, 8)[:, 0].tolist() == [11, 35, 59, 82, 106, 130, 154, 177, 201, 225]
+    starts = plan_test(record(65), replace(SPEC, tg_stride=0))[0].frames.reshape(10, 8)[:, 0]
+    assert starts.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    plan, corners = plan_test(record(300, 320, 240), SPEC)
+    assert plan.size == (341, 256)
+    assert corners.tolist() == [[0, 0], [0, 84], [0, 42]]
+    plan, corners = plan_test(record(300, 320, 240, rotation=90), SPEC)
+    assert plan.size == (256, 341)
+    assert corners.tolist() == [[0, 0], [84, 0], [42, 0]]
+
+
+def test_epoch_order_is_a_permutation_that_changes_with_the_epoch() -> None:
+    first, second = epoch_order(3, 0, 100), epoch_order(3, 1, 100)
+    assert sorted(first.tolist()) == list(range(100))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, epoch_order(3, 0, 100))
+
+
+def test_impossible_spec_is_refused_with_its_value() -> None:
+    with pytest.raises(InputError, match="clip_len is 0"):
+        ClipSpec(clip_len=0)
+    with pytest.raises(InputError, match="eval_size 100 is below size 224"):
+        ClipSpec(eval_size=100)

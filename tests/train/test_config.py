@@ -1,0 +1,121 @@
+"""Configurations: through JSON and back, and every mistake named with its remedy."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipeline.errors import InputError
+from train.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    from_json,
+    options,
+    resolve,
+    to_json,
+    with_method,
+)
+from train.methods import METHODS, fixmatch, temporal_gradient
+from train.recipes import RECIPES, demo, folder
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_survive_json(recipe: str) -> None:
+    config = RECIPES[recipe]()
+    assert from_json(to_json(config)) == config
+    assert from_json(to_json(resolve(config))) == resolve(config)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_survives_json(method: str) -> None:
+    config = with_method(folder(), method)
+    assert from_json(to_json(config)) == config
+
+
+def test_tuples_come_back_as_tuples() -> None:
+    config = replace(folder(), method=temporal_gradient.Config(alignment_blocks=(1, 3)))
+    assert from_json(to_json(config)) == config
+
+
+def test_unknown_saved_option_is_named() -> None:
+    values = json.loads(to_json(folder()))
+    values["optim"]["warp"] = 9
+    with pytest.raises(InputError, match="unknown options: warp"):
+        from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("group", "values", "message"),
+    [
+        (RunConfig, {"max_steps": 0}, r"--run\.max-steps 0 trains nothing: take 1 or more"),
+        (RunConfig, {"seed": -1}, r"--run\.seed -1"),
+        (RunConfig, {"log_every": 0}, r"--run\.log-every 0: take 1"),
+        (RunConfig, {"eval_every_epochs": 0}, r"--run\.eval-every-epochs 0: take 1"),
+        (RunConfig, {"method": "magic"}, r"--run\.method magic is unknown: choose one of supervised, fixmatch"),
+        (RunConfig, {"baseline": "magic"}, r"--run\.baseline magic is unknown: choose one of supervised"),
+        (RunConfig, {"method": "fixmatch", "baseline": "fixmatch"}, r"--run\.baseline fixmatch is the method itself"),
+        (DataConfig, {"labels_per_class": 0}, r"--data\.labels-per-class 0: take 1"),
+        (DataConfig, {"labels_per_class": 2, "labeled_fraction": 0.5}, r"give one of them"),
+        (DataConfig, {"labeled_fraction": 1.5}, r"--data\.labeled-fraction 1\.5: take a fraction"),
+        (DataConfig, {"val_fraction": 0.0}, r"--data\.val-fraction 0\.0"),
+        (DataConfig, {"clip_len": 1}, r"--data\.clip-len 1"),
+        (DataConfig, {"frame_stride": 0}, r"--data\.frame-stride 0"),
+        (DataConfig, {"size": 16}, r"--data\.size 16: .* take 32 or more"),
+        (DataConfig, {"size": 112, "eval_size": 100}, r"--data\.eval-size 100 is smaller than --data\.size 112"),
+        (DataConfig, {"num_threads": 0}, r"--data\.num-threads 0"),
+        (ModelConfig, {"width": 0}, r"--model\.width 0"),
+        (ModelConfig, {"dropout": 1.0}, r"--model\.dropout 1\.0"),
+        (OptimConfig, {"lr": 0.0}, r"--optim\.lr 0\.0"),
+        (OptimConfig, {"momentum": 1.0}, r"--optim\.momentum 1\.0"),
+        (OptimConfig, {"weight_decay": -1.0}, r"--optim\.weight-decay -1\.0"),
+        (OptimConfig, {"clip_norm": 0.0}, r"--optim\.clip-norm 0\.0"),
+        (OptimConfig, {"epochs": 0}, r"--optim\.epochs 0"),
+        (OptimConfig, {"warmup_epochs": -1}, r"--optim\.warmup-epochs -1"),
+        (OptimConfig, {"batch_labeled": 0}, r"--optim\.batch-labeled 0"),
+        (OptimConfig, {"batch_unlabeled": 0}, r"--optim\.batch-unlabeled 0"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(group: Callable[..., Any], values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        group(**values)
+    assert "\n" not in str(error.value)
+
+
+def test_warm_up_longer_than_the_training_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--optim\.warmup-epochs 30 and --method\.warmup-epochs 30 would outlast"):
+        replace(folder(), optim=OptimConfig(epochs=5))
+
+
+def test_another_method_keeps_what_the_recipe_changed_and_its_own_defaults() -> None:
+    changed = replace(demo(), method=temporal_gradient.Config(threshold=0.7, warmup_epochs=1, temperature=0.1))
+    assert with_method(changed, "fixmatch").method == fixmatch.Config(threshold=0.7, warmup_epochs=1)
+    assert fixmatch.Config().supervised_weight != temporal_gradient.Config().supervised_weight
+
+
+def test_method_that_was_the_baseline_has_no_baseline() -> None:
+    assert demo().run.baseline == "supervised"
+    assert with_method(demo(), "supervised").run.baseline is None
+
+
+def test_learning_rate_follows_the_batch_unless_given() -> None:
+    batch_10 = replace(folder(), optim=OptimConfig(batch_labeled=10))
+    assert resolve(batch_10).optim.lr == pytest.approx(0.05)
+    assert resolve(replace(folder(), optim=OptimConfig(lr=0.3, batch_labeled=10))).optim.lr == 0.3
+
+
+def test_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert resolve(folder()).run.device == "cpu"
+    with pytest.raises(InputError, match=r"--run\.device cuda: torch finds no usable GPU"):
+        resolve(replace(folder(), run=RunConfig(device="cuda")))
+
+
+def test_options_are_listed_with_their_groups() -> None:
+    names = dict(options(Config()))
+    assert names["run.seed"] == 0
+    assert names["method.threshold"] == temporal_gradient.Config().threshold

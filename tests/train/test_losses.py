@@ -1,0 +1,285 @@
+"""Loss values against numbers worked out by hand, their edge cases, and where their gradients go."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+from train.losses import AlignmentKind, StopGradient, alignment_loss, info_nce, masked_cross_entropy, pseudo_labels
+
+
+def volume(*vectors: tuple[float, ...]) -> Tensor:
+    """One clip of one frame whose pixels, side by side, are the given channel vectors: (1, C, 1, 1, W)."""
+    return torch.tensor(vectors, dtype=torch.float32).T[None, :, None, None, :].contiguous()
+
+
+def random_stages(seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, c, 2, 3, 3, generator=generator).relu().requires_grad_() for c in (4, 8)]
+
+
+# --- alignment ---
+
+
+def test_cosine_alignment_by_hand() -> None:
+    rgb = volume((3, 4), (1, 0), (0, 2))
+    tg = volume((4, 3), (0, 5), (0, 7))
+    # cosines 24/25, 0 and 1
+    assert alignment_loss([rgb], [tg]).item() == pytest.approx(1 - (0.96 + 0 + 1) / 3)
+
+
+def test_l1_and_l2_alignment_by_hand() -> None:
+    rgb, tg = volume((3, 4), (1, 0)), volume((4, 2), (1, 5))
+    assert alignment_loss([rgb], [tg], kind="l1").item() == pytest.approx((1 + 2 + 0 + 5) / 4)
+    assert alignment_loss([rgb], [tg], kind="l2").item() == pytest.approx((1 + 4 + 0 + 25) / 4)
+
+
+def test_alignment_is_the_sum_over_stages() -> None:
+    rgb, tg = random_stages(0), random_stages(1)
+    single = sum(alignment_loss([a], [b]).item() for a, b in zip(rgb, tg, strict=True))
+    assert alignment_loss(rgb, tg).item() == pytest.approx(single, rel=1e-6)
+
+
+def test_cosine_alignment_equals_the_references_double_normalisation() -> None:
+    rgb, tg = random_stages(0), random_stages(1)
+    expected = sum(
+        1 - F.cosine_similarity(F.normalize(a, dim=1), F.normalize(b, dim=1), dim=1).mean()
+        for a, b in zip(rgb, tg, strict=True)
+    )
+    torch.testing.assert_close(alignment_loss(rgb, tg), torch.as_tensor(expected))
+
+
+@pytest.mark.parametrize("kind", ["cosine", "l1", "l2"])
+def test_identical_features_are_aligned(kind: AlignmentKind) -> None:
+    # Strictly positive: a zero vector has no direction and counts as cos 0 even against itself.
+    stages = [stage.detach() + 0.1 for stage in random_stages(0)]
+    assert alignment_loss(stages, stages, kind=kind).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("rgb", "tg"), [((0, 0), (3, 4)), ((3, 4), (0, 0)), ((0, 0), (0, 0))])
+def test_zero_vectors_have_cosine_zero_and_a_bounded_gradient(rgb: tuple[float, ...], tg: tuple[float, ...]) -> None:
+    a, b = volume(rgb).requires_grad_(), volume(tg).requires_grad_()
+    loss = alignment_loss([a], [b], stop_gradient=None)
+    loss.backward()
+    assert loss.item() == 1
+    for gradient in (a.grad, b.grad):
+        assert gradient is not None
+        assert gradient.norm() <= 1
+
+
+@pytest.mark.parametrize("kind", ["cosine", "l1", "l2"])
+@pytest.mark.parametrize(
+    ("stop_gradient", "moves"), [("tg", (True, False)), ("rgb", (False, True)), (None, (True, True))]
+)
+def test_alignment_moves_only_the_modality_that_is_not_stopped(
+    kind: AlignmentKind, stop_gradient: StopGradient, moves: tuple[bool, bool]
+) -> None:
+    rgb, tg = random_stages(0), random_stages(1)
+    alignment_loss(rgb, tg, kind, stop_gradient).backward()
+    for stages, moved in zip((rgb, tg), moves, strict=True):
+        assert all((stage.grad is not None and bool(stage.grad.any())) == moved for stage in stages)
+
+
+def test_alignment_refuses_what_it_does_not_know() -> None:
+    stages = random_stages(0)
+    with pytest.raises(ValueError, match="kind 'cos'"):
+        alignment_loss(stages, stages, kind="cos")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="stop_gradient 'none'"):
+        alignment_loss(stages, stages, stop_gradient="none")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got 2 and 1"):
+        alignment_loss(stages, stages[:1])
+    with pytest.raises(ValueError, match="got 0 and 0"):
+        alignment_loss([], [])
+
+
+# --- contrast ---
+
+
+def test_info_nce_by_hand() -> None:
+    rgb = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    tg = torch.tensor([[5.0, 0.0], [1.0, 1.0]])
+    half = math.sqrt(0.5)
+
+    def nce(positive: float, negative: float) -> float:
+        return -math.log(math.exp(positive / 0.5) / (math.exp(positive / 0.5) + math.exp(negative / 0.5)))
+
+    # cosines RGB x TG: [[1, half], [0, half]]
+    rgb_to_tg = (nce(1, half) + nce(half, 0)) / 2
+    tg_to_rgb = (nce(1, 0) + nce(half, half)) / 2
+    assert info_nce(rgb, tg, temperature=0.5).item() == pytest.approx((rgb_to_tg + tg_to_rgb) / 2)
+
+
+def test_info_nce_of_embeddings_all_alike_is_log_of_their_number() -> None:
+    assert info_nce(torch.ones(6, 4), torch.ones(6, 4), temperature=0.1).item() == pytest.approx(math.log(6))
+
+
+def test_info_nce_ignores_lengths_and_is_symmetric() -> None:
+    torch.manual_seed(0)
+    rgb, tg = torch.randn(5, 8), torch.randn(5, 8)
+    loss = info_nce(rgb, tg, 0.5)
+    torch.testing.assert_close(info_nce(7 * rgb, 0.1 * tg, 0.5), loss)
+    torch.testing.assert_close(info_nce(tg, rgb, 0.5), loss)
+
+
+def test_info_nce_reaches_both_modalities_and_stands_zero_vectors() -> None:
+    torch.manual_seed(0)
+    rgb, tg = torch.randn(4, 8).requires_grad_(), torch.randn(4, 8)
+    tg[2] = 0
+    tg.requires_grad_()
+    info_nce(rgb, tg, 0.5).backward()
+    for embedding in (rgb, tg):
+        assert embedding.grad is not None
+        assert embedding.grad.any(dim=1).all()
+        assert embedding.grad.norm() < 10
+
+
+def test_info_nce_over_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rgb, tg, weight = (torch.randn(*shape, generator=generator) for shape in [(6, 8), (6, 8), (8, 4)])
+    torch.save((rgb, tg, weight), tmp_path / "inputs.pt")
+    spawn(two_process_worker, (str(tmp_path),), nprocs=2)
+
+    weight.requires_grad_()
+    loss = info_nce(rgb @ weight, tg @ weight, 0.5)
+    loss.backward()
+    assert weight.grad is not None
+    losses, gradients = zip(*(torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)), strict=True)
+    assert losses[0] != losses[1]
+    torch.testing.assert_close(torch.stack(losses).mean(), loss.detach())
+    torch.testing.assert_close(torch.stack(gradients).mean(0), weight.grad)
+
+
+def two_process_worker(rank: int, folder: str) -> None:
+    """Save this rank's loss and gradient for its half of the rows, computed by a compiled step as in training."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    rgb, tg, weight = torch.load(Path(folder) / "inputs.pt")
+    weight.requires_grad_()
+    rows = slice(3 * rank, 3 * rank + 3)
+    step = torch.compile(info_nce, backend="eager", fullgraph=True)
+    loss = step(rgb[rows] @ weight, tg[rows] @ weight, 0.5)
+    loss.backward()
+    torch.save((loss.detach(), weight.grad), Path(folder) / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+# --- pseudo-labels ---
+
+
+def logits_of(*probabilities: tuple[float, ...]) -> Tensor:
+    return torch.tensor(probabilities).log()
+
+
+def test_averages_of_logits_and_of_probabilities_differ_where_the_networks_do() -> None:
+    rgb, tg = logits_of((0.8, 0.19, 0.01)), logits_of((0.01, 0.29, 0.70))
+    assert pseudo_labels(rgb, tg, "average", "probabilities")[0].tolist() == [0]
+    assert pseudo_labels(rgb, tg, "average", "logits")[0].tolist() == [1]
+
+
+def test_confidence_is_that_of_the_average() -> None:
+    rgb, tg = logits_of((0.98, 0.01, 0.01)), logits_of((0.02, 0.49, 0.49))
+    # The geometric means 0.14, 0.07, 0.07 make 1/2, 1/4, 1/4; so do the means of the probabilities.
+    for fuse in ("logits", "probabilities"):
+        assert pseudo_labels(rgb, tg, "average", fuse, threshold=0.499)[1].tolist() == [True]
+        assert pseudo_labels(rgb, tg, "average", fuse, threshold=0.501)[1].tolist() == [False]
+
+
+def test_a_single_source_asks_no_other() -> None:
+    rgb, tg = logits_of((0.9, 0.1), (0.4, 0.6)), logits_of((0.2, 0.8), (0.3, 0.7))
+    for fuse in ("logits", "probabilities"):
+        labels, mask = pseudo_labels(rgb, tg, "rgb", fuse, threshold=0.75)
+        assert (labels.tolist(), mask.tolist()) == ([0, 1], [True, False])
+        labels, mask = pseudo_labels(rgb, tg, "tg", fuse, threshold=0.75)
+        assert (labels.tolist(), mask.tolist()) == ([1, 1], [True, False])
+    assert pseudo_labels(rgb, None, "rgb")[0].tolist() == [0, 1]
+
+
+def test_a_confidence_at_the_threshold_is_kept() -> None:
+    even = torch.zeros(1, 4)  # four classes at exactly 0.25
+    assert pseudo_labels(even, even, threshold=0.25)[1].tolist() == [True]
+    above = math.nextafter(0.25, 1) + 1e-6
+    assert pseudo_labels(even, even, threshold=above)[1].tolist() == [False]
+
+
+def test_a_tie_between_classes_goes_to_the_first() -> None:
+    assert pseudo_labels(torch.tensor([[1.0, 3.0, 3.0]]), None, "rgb")[0].tolist() == [1]
+
+
+def test_labels_and_mask_are_what_cross_entropy_takes_and_carry_no_gradient() -> None:
+    logits = torch.randn(3, 5, requires_grad=True)
+    labels, mask = pseudo_labels(logits, logits)
+    assert (labels.dtype, mask.dtype) == (torch.int64, torch.bool)
+    assert labels.shape == mask.shape == (3,)
+    assert not labels.requires_grad
+    assert not mask.requires_grad
+
+
+def test_pseudo_labels_refuse_what_they_do_not_know() -> None:
+    logits = torch.zeros(1, 2)
+    for source in ("average", "tg"):
+        with pytest.raises(ValueError, match=f"source '{source}' needs TG logits"):
+            pseudo_labels(logits, None, source)
+    with pytest.raises(ValueError, match="source 'avg'"):
+        pseudo_labels(logits, logits, "avg")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="fuse 'probs'"):
+        pseudo_labels(logits, logits, "average", "probs")  # type: ignore[arg-type]
+
+
+# --- masked cross-entropy ---
+
+
+def test_masked_cross_entropy_divides_by_the_batch() -> None:
+    logits = logits_of((0.5, 0.5), (0.2, 0.8), (0.9, 0.1), (0.25, 0.75))
+    labels = torch.tensor([0, 0, 1, 1])
+    mask = torch.tensor([True, False, True, False])
+    expected = -(math.log(0.5) + math.log(0.1)) / 4
+    assert masked_cross_entropy(logits, labels, mask).item() == pytest.approx(expected)
+
+
+def test_nothing_kept_is_exactly_zero_in_value_and_gradient() -> None:
+    logits = torch.randn(3, 4, requires_grad=True)
+    loss = masked_cross_entropy(logits, torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_all_kept_is_plain_cross_entropy() -> None:
+    logits, labels = torch.randn(3, 4), torch.tensor([0, 1, 2])
+    kept = torch.ones(3, dtype=torch.bool)
+    torch.testing.assert_close(masked_cross_entropy(logits, labels, kept), F.cross_entropy(logits, labels))
+
+
+# --- precision ---
+
+
+def test_losses_compute_in_float32_under_autocast_and_from_bfloat16() -> None:
+    torch.manual_seed(0)
+    rgb, tg = torch.randn(2, 4, 8, 2, 3, 3).bfloat16()
+    pooled = rgb.mean(dim=(2, 3, 4)), tg.mean(dim=(2, 3, 4))
+    labels, mask = torch.tensor([0, 1, 2, 3]), torch.ones(4, dtype=torch.bool)
+
+    def losses(cast: torch.dtype) -> list[Tensor]:
+        features, embeddings = (rgb.to(cast), tg.to(cast)), [p.to(cast) for p in pooled]
+        return [
+            alignment_loss([features[0]], [features[1]]),
+            alignment_loss([features[0]], [features[1]], kind="l1"),
+            alignment_loss([features[0]], [features[1]], kind="l2"),
+            info_nce(embeddings[0], embeddings[1], 0.1),
+            masked_cross_entropy(embeddings[0], labels, mask),
+        ]
+
+    expected = losses(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for value, exact in zip(losses(torch.bfloat16) + losses(torch.float32), expected + expected, strict=True):
+            assert value.dtype == torch.float32
+            torch.testing.assert_close(value, exact, rtol=1e-6, atol=0)
+        confidence_at_threshold = torch.zeros(1, 3, dtype=torch.bfloat16)
+        assert pseudo_labels(confidence_at_threshold, None, "rgb", threshold=1 / 3 - 1e-6)[1].item()
+        assert not pseudo_labels(confidence_at_threshold, None, "rgb", threshold=1 / 3 + 1e-6)[1].item()

@@ -1,0 +1,101 @@
+"""Records of a run: averages, traces of what is not finite, and a file that resuming neither breaks nor repeats."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.standins import make_batch
+from train.metrics import METRICS_FILE, Meter, MetricsLog, NonFiniteLossError, Window, loss_names, read_metrics
+
+NAMES = [f"video{row}.mp4" for row in range(100)]
+
+
+def _terms(loss: float, accuracy: float = 0.5) -> dict[str, torch.Tensor]:
+    return {"loss": torch.tensor(loss), "pseudo_label_accuracy": torch.tensor(accuracy)}
+
+
+def test_unknown_accuracies_are_left_out_of_the_average() -> None:
+    window = Window(10, NAMES)
+    for step, accuracy in enumerate([math.nan, 0.25, 0.75]):
+        window.add(step, _terms(float(step), accuracy), make_batch(step))
+    assert window.means() == pytest.approx({"loss": 1.0, "pseudo_label_accuracy": 0.5})
+
+
+def test_window_starts_anew_at_multiples_of_log_every() -> None:
+    window = Window(2, NAMES)
+    for step in range(3):
+        window.add(step, _terms(float(step)), make_batch(step))
+    assert window.means()["loss"] == 2.0
+
+
+def test_first_bad_step_is_named_also_behind_steps_from_a_checkpoint() -> None:
+    before = Window(10, NAMES)
+    for step in range(2):
+        before.add(step, _terms(1.0), make_batch(step))
+    window = Window(10, NAMES)
+    window.load_state_dict(before.state_dict())
+    for step, loss in [(2, 1.0), (3, math.inf), (4, math.nan)]:
+        window.add(step, _terms(loss), make_batch(step))
+    with pytest.raises(NonFiniteLossError, match=r"step 4 is not finite: loss = inf; labeled videos: video30\.mp4, "):
+        window.means()
+
+
+def test_gathering_reads_no_value() -> None:
+    window = Window(10, NAMES)
+    meta = {"loss": torch.zeros((), device="meta")}  # has no value that could be read
+    window.add(0, meta, make_batch(0))
+
+
+def test_meter_counts_every_video_once_and_the_wait() -> None:
+    meter = Meter()
+    batch = make_batch(0)._replace(unlabeled_ids=torch.arange(6))
+    for _ in range(5):
+        meter.step(0.002, batch)
+    read = meter.read()
+    assert read["data_wait_ms"] == pytest.approx(2.0)
+    assert read["clips_per_s"] * read["step_ms"] / 1000 == pytest.approx(4 + 6)
+
+
+def test_resuming_drops_what_lies_beyond_the_checkpoint_and_a_half_written_line(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, 0) as log:
+        for step in (2, 4, 6):
+            log.write({"kind": "train", "step": step, "loss": float(step)})
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"kind": "train", "st')
+    with MetricsLog(tmp_path, 4) as log:
+        log.write({"kind": "train", "step": 6, "loss": 6.5})
+    assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [(2, 2.0), (4, 4.0), (6, 6.5)]
+
+
+def test_starting_from_scratch_leaves_nothing_of_a_run_without_a_checkpoint(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, 0) as log:
+        log.write({"kind": "train", "step": 2, "loss": 1.0})
+    with MetricsLog(tmp_path, 0):
+        assert read_metrics(tmp_path) == []
+
+
+def test_file_is_plain_json_with_null_for_nan(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, 0) as log:
+        log.write({"kind": "train", "step": 1, "pseudo_label_accuracy": math.nan, "loss": 0.5})
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    line = (tmp_path / METRICS_FILE).read_text()
+    assert json.loads(line, parse_constant=refuse)["pseudo_label_accuracy"] is None
+
+
+def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with MetricsLog(tmp_path, 0) as log:
+        log.write({"kind": "val", "step": 3, "top1": 0.5})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("val/top1")] == [(3, 0.5)]
+
+
+def test_losses_are_told_from_measurements() -> None:
+    assert loss_names(["kind", "step", "lr", "loss", "info_nce", "mask_rate", "clips_per_s"]) == ["loss", "info_nce"]

@@ -1,0 +1,203 @@
+"""Checkpoints: all of a training's state in one file that is either old or new, never half.
+
+Promises that a training restored from a checkpoint continues bit for bit as if it had not been interrupted, that
+``torch.load(weights_only=True)`` reads it, and that a checkpoint of another run is refused by naming the difference.
+When to save is left to :mod:`train.loop`.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.batch import ClipBatch
+from pipeline.errors import InputError
+from train.config import Config, to_json
+from train.methods import Method
+from train.metrics import Window
+
+LAST = "last.pt"
+BEST = "best.pt"
+_FORMAT = 1
+
+# What may differ between a run and its resumption: the rest decides what is computed.
+_FREE_OPTIONS = frozenset(
+    {
+        "run.dir",
+        "run.baseline",
+        "run.max_steps",
+        "run.resume",
+        "run.device",
+        "run.log_every",
+        "run.eval_every_epochs",
+        "data.root",
+        "data.num_threads",
+    }
+)
+
+
+class ClipSource(Protocol):
+    """Endless batches whose position can be saved: a :class:`pipeline.loader.ClipLoader`."""
+
+    steps_per_epoch: int
+
+    def __next__(self) -> ClipBatch: ...
+
+    def state_dict(self) -> dict[str, int]:
+        """Position, as plain numbers."""
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a position."""
+
+
+@dataclass
+class TrainState:
+    """Everything that changes while training, and what identifies the training.
+
+    Attributes:
+        config: resolved configuration.
+        class_names: K names, in the order of the classifier's outputs.
+        method: networks and losses.
+        optimizer: over all of the method's parameters.
+        loader: source of batches.
+        window: terms since the last log line.
+        step: optimizer steps done.
+        evaluated_step: step of the newest evaluation.
+        best_top1: highest accuracy of an evaluation so far, -1 before the first.
+    """
+
+    config: Config
+    class_names: tuple[str, ...]
+    method: Method
+    optimizer: torch.optim.Optimizer
+    loader: ClipSource
+    window: Window
+    step: int = 0
+    evaluated_step: int = 0
+    best_top1: float = -1.0
+
+    def checkpoint(self) -> dict[str, Any]:
+        """All of it as tensors, numbers and strings.
+
+        Raises:
+            NonFiniteLossError: a step since the last log line went wrong; such a state is not worth keeping.
+        """
+        return {
+            "format": _FORMAT,
+            "config": to_json(self.config),
+            "class_names": list(self.class_names),
+            "step": self.step,
+            "evaluated_step": self.evaluated_step,
+            "best_top1": self.best_top1,
+            "window": self.window.state_dict(),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "loader": self.loader.state_dict(),
+            "rng": _rng_state(),
+        }
+
+    def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Take up a checkpoint of the same training.
+
+        Args:
+            checkpoint: as :func:`load` returns it.
+            path: where it is from, for messages.
+
+        Raises:
+            InputError: it belongs to another training; nothing has been changed.
+        """
+        check_same_training(checkpoint, self.config, self.class_names, path)
+        self.method.load_state_dict(checkpoint["method"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.loader.load_state_dict(checkpoint["loader"])
+        self.window.load_state_dict(checkpoint["window"])
+        self.step, self.evaluated_step = checkpoint["step"], checkpoint["evaluated_step"]
+        self.best_top1 = checkpoint["best_top1"]
+        _set_rng_state(checkpoint["rng"])
+
+
+def save(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint so that the path holds the old one or the new one, whole, whatever happens meanwhile.
+
+    Raises:
+        OSError: it cannot be written, say for a full disk.  The old one is untouched.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())  # or a crash of the machine could leave the new name on an empty file
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write the checkpoint {path} ({error}); the one before it, if any, is whole") from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the host.
+
+    Raises:
+        InputError: the file is not a checkpoint of this program, or damaged.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = checkpoint["format"]
+    except Exception as error:  # torch.load raises many kinds, depending on the bytes it meets
+        raise InputError(f"{path} is not a checkpoint of this program, or damaged: {type(error).__name__}") from error
+    if found != _FORMAT:
+        raise InputError(f"{path} is a checkpoint of format {found}, this program reads {_FORMAT}: use its own version")
+    return checkpoint
+
+
+def check_same_training(checkpoint: dict[str, Any], config: Config, class_names: tuple[str, ...], path: Path) -> None:
+    """Refuse a checkpoint that this configuration cannot continue.
+
+    Raises:
+        InputError: names what differs, first the checkpoint's value, then the one asked for.
+    """
+    saved = _flatten(json.loads(checkpoint["config"]))
+    asked = _flatten(json.loads(to_json(config)))
+    differing = [
+        f"{name} {saved[name]} is now {asked[name]}"
+        for name in asked
+        if name in saved and name not in _FREE_OPTIONS and saved[name] != asked[name]
+    ]
+    if list(class_names) != checkpoint["class_names"]:
+        differing.append(f"classes {_names(checkpoint['class_names'])} are now {_names(class_names)}")
+    if differing:
+        raise InputError(
+            f"{path} is of another training: {'; '.join(differing)}. "
+            "Resume with the options it began with, or choose another --run.dir"
+        )
+
+
+def _flatten(groups: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"run": {"seed": 0}} -> {"run.seed": 0}."""
+    flat: dict[str, Any] = {}
+    for name, value in groups.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _names(class_names: tuple[str, ...] | list[str]) -> str:
+    shown = ", ".join(class_names[:5])
+    return f"[{shown}, ... {len(class_names)} in all]" if len(class_names) > 5 else f"[{shown}]"
+
+
+def _rng_state() -> dict[str, Tensor]:
+    """State of the generators that dropout draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_rng_state(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,296 @@
+"""What a run is made of: nested frozen dataclasses, from which the command line is made too.
+
+Promises that an existing :class:`Config` is consistent: every check is made on construction and raises
+:class:`~pipeline.errors.InputError` with the value and the remedy.  Also promises that a configuration survives JSON.
+Which values make a good run is left to :mod:`train.recipes`, the constants of a method to ``train/methods/``.
+"""
+
+import dataclasses
+import json
+import os
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+
+from pipeline.errors import InputError
+from train.methods import METHODS
+from train.schedule import scaled_lr
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where, how long and with which method."""
+
+    dir: Path = Path("runs/run")
+    """Folder of the run: checkpoints, metrics, report. A run is never written over."""
+    method: str = "temporal_gradient"
+    """Method to train: supervised, fixmatch or temporal_gradient. Its own options are --method.*"""
+    baseline: str | None = None
+    """Train this method too, on the same labels and for as many steps, and compare."""
+    seed: int = 0
+    """Decides which videos are labeled, what the clips look like, and the first weights."""
+    max_steps: int | None = None
+    """Stop here if the epochs are not over by then; the learning rate follows the epochs all the same."""
+    resume: bool = False
+    """Go on from the run's last checkpoint; start from scratch where there is none yet."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+    log_every: int = 10
+    """Steps between two lines of the log."""
+    eval_every_epochs: int = 5
+    """Epochs between two evaluations on one center clip per video, each followed by a checkpoint."""
+
+    def __post_init__(self) -> None:
+        known = ", ".join(METHODS)
+        _require(self.method in METHODS, f"--run.method {self.method} is unknown: choose one of {known}")
+        _require(
+            self.baseline is None or self.baseline in METHODS,
+            f"--run.baseline {self.baseline} is unknown: choose one of {known}, or None",
+        )
+        _require(
+            self.baseline != self.method,
+            f"--run.baseline {self.baseline} is the method itself: choose another one, or None",
+        )
+        _require(0 <= self.seed < 2**32, f"--run.seed {self.seed} is out of range: take 0 to 4294967295")
+        _require(
+            self.max_steps is None or self.max_steps >= 1,
+            f"--run.max-steps {self.max_steps} trains nothing: take 1 or more, or None for all epochs",
+        )
+        _require(self.log_every >= 1, f"--run.log-every {self.log_every}: take 1 or more")
+        _require(self.eval_every_epochs >= 1, f"--run.eval-every-epochs {self.eval_every_epochs}: take 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """The generated data set, written to --data.root if it is not there yet."""
+
+    videos_per_class: int = 40
+    """Training videos of each class."""
+    val_videos_per_class: int = 20
+    """Validation videos of each class."""
+    size: int = 64
+    """Width and height of the videos in pixels."""
+    num_frames: int = 64
+    """Frames of each video."""
+    seed: int = 0
+    """Another seed gives other videos."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which videos, how many labels, and what a clip is."""
+
+    root: Path = Path("data")
+    """Folder with one sub-folder of videos per class, or with such folders under train/ and val/."""
+    labels_per_class: int | None = None
+    """Use the labels of this many videos per class and treat all others as unlabeled."""
+    labeled_fraction: float | None = None
+    """Or: use the labels of this fraction of the training videos. Neither: use every label."""
+    val_fraction: float = 0.2
+    """Fraction of the videos kept for validation where there is no folder val/."""
+    clip_len: int = 8
+    """Frames of a clip."""
+    frame_stride: int = 8
+    """Distance between two frames of a clip, in frames of the video."""
+    size: int = 224
+    """Width and height of a training clip in pixels."""
+    eval_size: int = 256
+    """Length of the short side, in pixels, to which videos are resized for the final evaluation."""
+    flip: bool = True
+    """Mirror half of the training clips. Turn off where left and right are different classes."""
+    decoder: Literal["auto", "ffmpeg", "dali"] = "auto"
+    """Video decoder; auto takes DALI on a GPU and FFmpeg on a CPU."""
+    num_threads: int | None = None
+    """Threads that decode; None takes one per core this process may use."""
+    generate: GenerateConfig | None = None
+    """The data set to generate, None to use what is there."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.labels_per_class is None or self.labeled_fraction is None,
+            f"--data.labels-per-class {self.labels_per_class} and --data.labeled-fraction {self.labeled_fraction} "
+            "contradict each other: give one of them",
+        )
+        _require(
+            self.labels_per_class is None or self.labels_per_class >= 1,
+            f"--data.labels-per-class {self.labels_per_class}: take 1 or more, or None for every label",
+        )
+        _require(
+            self.labeled_fraction is None or 0 < self.labeled_fraction <= 1,
+            f"--data.labeled-fraction {self.labeled_fraction}: take a fraction above 0 and at most 1",
+        )
+        _require(0 < self.val_fraction < 1, f"--data.val-fraction {self.val_fraction}: take one between 0 and 1")
+        _require(self.clip_len >= 2, f"--data.clip-len {self.clip_len}: the network halves it, take 2 or more")
+        _require(self.frame_stride >= 1, f"--data.frame-stride {self.frame_stride}: take 1 or more")
+        _require(self.size >= 32, f"--data.size {self.size}: the network divides it by 32, take 32 or more")
+        _require(
+            self.eval_size >= self.size,
+            f"--data.eval-size {self.eval_size} is smaller than --data.size {self.size}: take at least that, "
+            "8/7 of it is usual",
+        )
+        _require(
+            self.num_threads is None or self.num_threads >= 1,
+            f"--data.num-threads {self.num_threads}: take 1 or more, or None for one per core",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The networks."""
+
+    width: int = 64
+    """Channels of the stem; 64 is R3D-18, half of it costs a quarter."""
+    dropout: float = 0.5
+    """Dropout before the classifier."""
+
+    def __post_init__(self) -> None:
+        _require(self.width >= 1, f"--model.width {self.width}: take 1 or more, 64 is the paper's")
+        _require(0 <= self.dropout < 1, f"--model.dropout {self.dropout}: take at least 0 and less than 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """SGD and its schedule."""
+
+    lr: float | None = None
+    """Peak learning rate; None takes 0.2 per 40 labeled clips a step, as the paper."""
+    momentum: float = 0.9
+    """Momentum, not Nesterov's."""
+    weight_decay: float = 1e-4
+    """Weight decay of all parameters."""
+    clip_norm: float = 40.0
+    """Largest L2 norm of the gradient of all parameters together; longer ones are scaled down to it."""
+    epochs: int = 180
+    """Passes over the training videos, labeled or not; the learning rate falls to zero over them as a cosine."""
+    warmup_epochs: int = 30
+    """Epochs over which the learning rate rises."""
+    batch_labeled: int = 5
+    """Labeled clips in a step, on each GPU."""
+    batch_unlabeled: int = 5
+    """Unlabeled clips in a step, on each GPU. The length of an epoch follows from it for every method."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr is None or self.lr > 0, f"--optim.lr {self.lr}: take more than 0, or None for the rule")
+        _require(0 <= self.momentum < 1, f"--optim.momentum {self.momentum}: take at least 0 and less than 1")
+        _require(self.weight_decay >= 0, f"--optim.weight-decay {self.weight_decay}: take 0 or more")
+        _require(self.clip_norm > 0, f"--optim.clip-norm {self.clip_norm}: take more than 0")
+        _require(self.epochs >= 1, f"--optim.epochs {self.epochs}: take 1 or more")
+        _require(self.warmup_epochs >= 0, f"--optim.warmup-epochs {self.warmup_epochs}: take 0 or more")
+        _require(self.batch_labeled >= 1, f"--optim.batch-labeled {self.batch_labeled}: take 1 or more")
+        _require(self.batch_unlabeled >= 1, f"--optim.batch-unlabeled {self.batch_unlabeled}: take 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    method: object = field(default_factory=METHODS[RunConfig.method].config_type)
+
+    def __post_init__(self) -> None:
+        config_type = METHODS[self.run.method].config_type
+        assert isinstance(self.method, config_type), f"{self.run.method} takes {config_type}, not {self.method}"
+        warmups = {"optim": self.optim.warmup_epochs, "method": getattr(self.method, "warmup_epochs", 0)}
+        too_long = [
+            f"--{part}.warmup-epochs {epochs}" for part, epochs in warmups.items() if epochs >= self.optim.epochs
+        ]
+        _require(
+            not too_long,
+            f"{' and '.join(too_long)} would outlast --optim.epochs {self.optim.epochs}: lower the warm-up "
+            "(a sixth of the epochs is usual), or stop early with --run.max-steps",
+        )
+
+
+def with_method(config: Config, name: str) -> Config:
+    """The same run with another method.
+
+    What the configuration had changed from the defaults of its method is kept where the other one has it too.  A
+    baseline that is now the method itself is dropped.
+
+    Args:
+        config: any.
+        name: key of METHODS.
+    """
+    config_type = METHODS[name].config_type
+    default = type(config.method)()
+    kept = {
+        option.name: getattr(config.method, option.name)
+        for option in dataclasses.fields(config_type)
+        if getattr(config.method, option.name, None) != getattr(default, option.name, None)
+    }
+    baseline = config.run.baseline if config.run.baseline != name else None
+    run = dataclasses.replace(config.run, method=name, baseline=baseline)
+    return dataclasses.replace(config, run=run, method=config_type(**kept))
+
+
+def resolve(config: Config) -> Config:
+    """Settle what the configuration leaves to this machine and to rules: device, threads, learning rate.
+
+    Raises:
+        InputError: the device asked for is not there.
+    """
+    found: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
+    device = found if config.run.device == "auto" else config.run.device
+    _require(device in ("cpu", found), f"--run.device {device}: torch finds no usable GPU here, take cpu or auto")
+    return dataclasses.replace(
+        config,
+        run=dataclasses.replace(config.run, device=device),
+        data=dataclasses.replace(config.data, num_threads=config.data.num_threads or len(os.sched_getaffinity(0))),
+        optim=dataclasses.replace(config.optim, lr=config.optim.lr or scaled_lr(config.optim.batch_labeled)),
+    )
+
+
+def options(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All options as ("data.root", value), in the order of their definition; None for an absent group."""
+    for option in dataclasses.fields(config):
+        value = getattr(config, option.name)
+        if dataclasses.is_dataclass(value):
+            yield from options(value, f"{prefix}{option.name}.")
+        else:
+            yield prefix + option.name, value
+
+
+def to_json(config: Config) -> str:
+    """Write a configuration as indented JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Read a configuration that :func:`to_json` wrote; options it does not mention take their defaults.
+
+    Raises:
+        InputError: it mentions options that do not exist.
+    """
+    values = json.loads(text)
+    method = values.get("run", {}).get("method", RunConfig.method)
+    _require(method in METHODS, f"the saved configuration is of method {method}; known are {', '.join(METHODS)}")
+    hints = {**get_type_hints(Config), "method": METHODS[method].config_type}
+    config = _restore(Config, values, hints)
+    assert isinstance(config, Config)
+    return config
+
+
+def _restore(hint: Any, value: Any, hints: dict[str, Any] | None = None) -> Any:
+    """Turn plain JSON back into what the type hint says."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return None if value is None else _restore(next(t for t in get_args(hint) if t is not type(None)), value)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        hints = hints or get_type_hints(hint)
+        unknown = value.keys() - {option.name for option in dataclasses.fields(hint)}
+        _require(not unknown, f"the saved configuration has unknown options: {', '.join(sorted(unknown))}")
+        return hint(**{name: _restore(hints[name], part) for name, part in value.items()})
+    if hint is Path:
+        return Path(value)
+    return tuple(value) if isinstance(value, list) else value

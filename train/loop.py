@@ -1,0 +1,142 @@
+"""The training loop: a batch, its losses, one step; once in a while a log line, an evaluation, a checkpoint.
+
+Promises that steps do not wait for the device except where numbers are logged, and that a stop request is answered
+between two steps with a checkpoint.  What a loss is, is left to the method; where batches come from, to the loader.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.batch import ClipBatch
+from train.checkpoint import BEST, LAST, TrainState, save
+from train.display import Display
+from train.evaluate import Accuracy
+from train.metrics import Meter, MetricsLog
+from train.schedule import Schedule
+from train.stop import Stopped, StopSignal
+
+
+def train(
+    state: TrainState,
+    schedule: Schedule,
+    run_dir: Path,
+    evaluate: Callable[[], Accuracy],
+    metrics: MetricsLog,
+    display: Display,
+    stop: StopSignal,
+) -> None:
+    """Train from the state's step to the end.
+
+    Args:
+        state: fresh or restored; changed in place.
+        schedule: length and learning rates.
+        run_dir: where checkpoints go.
+        evaluate: measures the recognizer on the validation videos.
+        metrics: takes the records.
+        display: shows them.
+        stop: asked between steps and during evaluations.
+
+    Raises:
+        Stopped: a signal asked for it; the checkpoint is written.
+        NonFiniteLossError: a loss or the gradient became infinite or NaN; nothing is saved.
+    """
+    config, method, optimizer = state.config, state.method, state.optimizer
+    last_step = num_steps(state, schedule)
+    device = next(method.parameters()).device
+    progress = torch.zeros((), device=device)
+    meter = Meter()
+    method.train()
+    try:
+        while True:
+            if _evaluation_due(state, schedule, last_step):
+                _evaluate_and_save(state, run_dir, evaluate, metrics, display)
+                meter.restart()
+            if state.step >= last_step:
+                return
+            stop.check()
+
+            lr = schedule.lr_at(state.step)
+            progress.fill_(schedule.epoch(state.step))
+            started = time.perf_counter()
+            batch = next(state.loader)
+            waited = time.perf_counter() - started
+            terms = train_step(method, optimizer, batch, progress, lr=lr, clip_norm=config.optim.clip_norm)
+            state.window.add(state.step, terms, batch)
+            meter.step(waited, batch)
+            state.step += 1
+            display.advance(state.step)
+
+            if state.step % config.run.log_every == 0 or state.step == last_step:
+                record = {"epoch": schedule.epoch(state.step - 1), "lr": lr, **state.window.means(), **meter.read()}
+                metrics.write({"kind": "train", "step": state.step, **record})
+                display.log(state.step, record)
+                meter.restart()
+    except Stopped:
+        save(run_dir / LAST, state.checkpoint())
+        raise
+
+
+def train_step(
+    method: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: ClipBatch,
+    progress: Tensor,
+    *,
+    lr: float,
+    clip_norm: float,
+) -> dict[str, Tensor]:
+    """One optimizer step.
+
+    Args:
+        method: a :class:`~train.methods.Method`.
+        optimizer: over its parameters.
+        batch: on the method's device.
+        progress: 0-dim float32, epochs begun before this one.
+        lr: learning rate of this step.
+        clip_norm: gradients longer than this, over all parameters, are scaled down to it.
+
+    Returns:
+        What the method returned, detached, and "grad_norm", the gradient's length before clipping.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    # bfloat16 needs no loss scaling; on CPUs it is slower than float32.
+    with torch.autocast(progress.device.type, dtype=torch.bfloat16, enabled=progress.device.type == "cuda"):
+        terms = method(batch, progress)
+    optimizer.zero_grad(set_to_none=True)
+    terms["loss"].backward()
+    grad_norm = nn.utils.clip_grad_norm_(method.parameters(), clip_norm, foreach=True)
+    optimizer.step()
+    return {**{name: term.detach() for name, term in terms.items()}, "grad_norm": grad_norm}
+
+
+def num_steps(state: TrainState, schedule: Schedule) -> int:
+    """Step at which training ends: all epochs, or ``--run.max-steps`` if that is sooner."""
+    return min(schedule.num_steps, state.config.run.max_steps or schedule.num_steps)
+
+
+def _evaluation_due(state: TrainState, schedule: Schedule, last_step: int) -> bool:
+    """At the end, and every few epochs; asked before a step, so that a cut-off evaluation is made up for."""
+    every = state.config.run.eval_every_epochs * schedule.steps_per_epoch
+    return state.evaluated_step < state.step and (state.step % every == 0 or state.step >= last_step)
+
+
+def _evaluate_and_save(
+    state: TrainState, run_dir: Path, evaluate: Callable[[], Accuracy], metrics: MetricsLog, display: Display
+) -> None:
+    accuracy = evaluate()
+    is_best = accuracy.top1 > state.best_top1
+    state.best_top1 = max(accuracy.top1, state.best_top1)
+    state.evaluated_step = state.step
+    checkpoint = state.checkpoint()
+    # The record comes first: if the run dies before the checkpoint is whole, resuming drops it and evaluates again.
+    metrics.write({"kind": "val", "step": state.step, **asdict(accuracy)})
+    if is_best:
+        save(run_dir / BEST, checkpoint)
+    save(run_dir / LAST, checkpoint)
+    display.note(f"step {state.step}: val top-1 {accuracy.top1:.1%} on one center clip of {accuracy.num_videos} videos")

@@ -1,0 +1,186 @@
+"""The losses, as pure functions of network outputs.
+
+Each promises to compute in float32 whatever it is given, also under autocast, with static shapes and without making
+the host wait for the device.  Weights, warm-up and which rows take part are left to the methods.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed._functional_collectives import all_gather_single
+
+AlignmentKind = Literal["cosine", "l1", "l2"]
+StopGradient = Literal["tg", "rgb"] | None
+PseudoLabelSource = Literal["average", "rgb", "tg"]
+PseudoLabelFuse = Literal["logits", "probabilities"]
+
+# A vector no longer than this counts as zero: it has no direction to compare.
+ZERO_NORM = 1e-8
+
+
+def alignment_loss(
+    rgb_features: Sequence[Tensor],
+    tg_features: Sequence[Tensor],
+    kind: AlignmentKind = "cosine",
+    stop_gradient: StopGradient = "tg",
+) -> Tensor:
+    """Distance between the features of the two modalities, summed over stages, Eq. (9).
+
+    Differs from the paper as its code does: 1 - cos where Eq. (8) has -cos, means where it has norms.  A channel
+    vector that is zero in either modality has cos 0, with a bounded gradient; the reference's grows to 1e17 there.
+
+    Args:
+        rgb_features: (B, C_i, T_i, H_i, W_i) of each stage.
+        tg_features: the same stages of the other network, same shapes.
+        kind: "cosine", 1 - the mean cosine of the channel vectors; "l1" or "l2", the mean absolute or squared
+            difference.
+        stop_gradient: the modality that is a fixed target; None lets both move.
+
+    Returns:
+        0-dim float32.
+
+    Raises:
+        ValueError: no stages, not equally many, or an unknown kind or modality.
+    """
+    if stop_gradient not in ("tg", "rgb", None):
+        raise ValueError(f"stop_gradient {stop_gradient!r} is not 'tg', 'rgb' or None")
+    if not rgb_features or len(rgb_features) != len(tg_features):
+        raise ValueError(
+            f"alignment takes the same stages of both networks, got {len(rgb_features)} and {len(tg_features)}"
+        )
+    distances = [
+        _distance(
+            rgb.detach() if stop_gradient == "rgb" else rgb,
+            tg.detach() if stop_gradient == "tg" else tg,
+            kind,
+        )
+        for rgb, tg in zip(rgb_features, tg_features, strict=True)
+    ]
+    return torch.stack(distances).sum()
+
+
+def _distance(rgb: Tensor, tg: Tensor, kind: AlignmentKind) -> Tensor:
+    """Distance of one stage's features, Eq. (8)."""
+    rgb, tg = rgb.float(), tg.float()
+    match kind:
+        case "cosine":
+            cosine = (rgb * tg).sum(dim=1) / (_norm(rgb) * _norm(tg)).squeeze(1)
+            return 1 - cosine.mean()
+        case "l1":
+            return F.l1_loss(rgb, tg)
+        case "l2":
+            return F.mse_loss(rgb, tg)
+        case _:
+            raise ValueError(f"alignment kind {kind!r} is not 'cosine', 'l1' or 'l2'")
+
+
+def _norm(x: Tensor) -> Tensor:
+    """L2 norm over dim 1, kept.  A zero vector gets 1, so that dividing it by its norm has a gradient of that size."""
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return torch.where(norm > ZERO_NORM, norm, 1.0)
+
+
+def info_nce(rgb: Tensor, tg: Tensor, temperature: float) -> Tensor:
+    """Cross-modal InfoNCE, Eq. (10), the mean of RGB -> TG and TG -> RGB.
+
+    The other modality of the same clip is the positive, that of every other clip a negative; clips of the same
+    modality are not compared.  Keys come from all ranks and carry gradient back to theirs, so that the mean of loss
+    and gradients over ranks is that of one process with the whole batch.
+
+    Args:
+        rgb: (B, D) embeddings, of any length; the same B on every rank.
+        tg: (B, D) of the same clips.
+        temperature: divides the cosines.
+
+    Returns:
+        0-dim float32.
+    """
+    with torch.autocast(rgb.device.type, enabled=False):
+        rgb, tg = rgb.float(), tg.float()
+        rgb, tg = rgb / _norm(rgb), tg / _norm(tg)
+        rgb_keys, tg_keys = _gather_rows(rgb), _gather_rows(tg)
+        positives = torch.arange(len(rgb), device=rgb.device) + _rank() * len(rgb)
+        rgb_to_tg = F.cross_entropy(rgb @ tg_keys.T / temperature, positives)
+        tg_to_rgb = F.cross_entropy(tg @ rgb_keys.T / temperature, positives)
+        return (rgb_to_tg + tg_to_rgb) / 2
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _gather_rows(rows: Tensor) -> Tensor:
+    """Rows of all ranks in order of rank, (world_size * B, D); each rank gets the sum of the gradients of its rows."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return rows
+    assert dist.group.WORLD is not None
+    # The functional collective, because torch.compile traces it without a break and it has a backward of its own.
+    return all_gather_single(rows.contiguous(), gather_dim=0, group=dist.group.WORLD)
+
+
+@torch.no_grad()
+def pseudo_labels(
+    rgb_logits: Tensor,
+    tg_logits: Tensor | None,
+    source: PseudoLabelSource = "average",
+    fuse: PseudoLabelFuse = "logits",
+    threshold: float = 0.3,
+) -> tuple[Tensor, Tensor]:
+    """Most probable classes of the weak views, and which of them are sure enough to learn from, Eq. (2) and (5).
+
+    Differs from the paper as its code does: ``fuse="logits"`` averages logits, where Eq. (5) averages probabilities.
+
+    Args:
+        rgb_logits: (B, K); no gradient flows back.
+        tg_logits: (B, K) of the same clips; None where there is no TG network, which takes source "rgb".
+        source: which network's opinion counts, or the average of both.
+        fuse: what is averaged with source "average".
+        threshold: least probability that is kept, itself included.
+
+    Returns:
+        Labels (B,) int64, and a mask (B,) bool, True where the label is kept.
+
+    Raises:
+        ValueError: an unknown source or fuse, or a source that needs the TG logits that are not there.
+    """
+    confidence, labels = _probabilities(rgb_logits, tg_logits, source, fuse).max(dim=1)
+    return labels, confidence >= threshold
+
+
+def _probabilities(
+    rgb_logits: Tensor, tg_logits: Tensor | None, source: PseudoLabelSource, fuse: PseudoLabelFuse
+) -> Tensor:
+    if source == "rgb":
+        return rgb_logits.float().softmax(dim=1)
+    if tg_logits is None:
+        raise ValueError(f"pseudo-label source {source!r} needs TG logits: use 'rgb' without them")
+    match source, fuse:
+        case "tg", _:
+            return tg_logits.float().softmax(dim=1)
+        case "average", "logits":
+            return ((rgb_logits.float() + tg_logits.float()) / 2).softmax(dim=1)
+        case "average", "probabilities":
+            return (rgb_logits.float().softmax(dim=1) + tg_logits.float().softmax(dim=1)) / 2
+        case _:
+            raise ValueError(
+                f"pseudo-label source {source!r} with fuse {fuse!r}: source is 'average', 'rgb' or 'tg', "
+                "fuse is 'logits' or 'probabilities'"
+            )
+
+
+def masked_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of the kept rows, divided by the number of all rows, Eq. (3).
+
+    Args:
+        logits: (B, K).
+        labels: (B,) int64 in 0..K-1, also where not kept.
+        mask: (B,) bool.
+
+    Returns:
+        0-dim float32; exactly 0 where nothing is kept.
+    """
+    return (F.cross_entropy(logits.float(), labels, reduction="none") * mask).mean()

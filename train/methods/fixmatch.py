@@ -1,0 +1,79 @@
+"""FixMatch on RGB alone: labels of the weak view, where sure, teach the strong view of the same clip.
+
+The baseline in row 1 of the paper's Table 1: one network, no temporal gradients, both weights 1.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model import R3D18, normalize
+from pipeline.batch import ClipBatch, Needs
+from train.losses import masked_cross_entropy, pseudo_labels
+from train.methods.base import Method, check_pseudo_label_options, pseudo_label_metrics, started
+
+
+@dataclass(frozen=True)
+class Config:
+    """Constants of FixMatch as the paper's code runs it on videos."""
+
+    threshold: float = 0.3
+    """Least probability of a pseudo-label that is learned from, 0 to 1."""
+    warmup_epochs: int = 30
+    """Epochs before pseudo-labels are learned from."""
+    supervised_weight: float = 1.0
+    """Weight of the cross-entropy on labeled clips."""
+    pseudo_label_weight: float = 1.0
+    """Weight of the cross-entropy between strong views and pseudo-labels."""
+
+    def __post_init__(self) -> None:
+        check_pseudo_label_options(self.threshold, self.warmup_epochs)
+
+
+class FixMatch(Method):
+    """One RGB network and Eq. (4).
+
+    Args:
+        num_classes: K.
+        config: its constants.
+        width: channels of the network's stem.
+        dropout: before the classifier, in weak views too.
+    """
+
+    needs = Needs(unlabeled=True, strong=True)
+    config_type: ClassVar = Config
+
+    def __init__(self, num_classes: int, config: Config, width: int = 64, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.config = config
+        self.rgb = R3D18(num_classes, width, dropout)
+
+    @property
+    def recognizer(self) -> R3D18:
+        """The RGB network."""
+        return self.rgb
+
+    def forward(self, batch: ClipBatch, progress: Tensor) -> dict[str, Tensor]:
+        """Compute "loss", its terms "supervised" and "pseudo_label" (0 in the warm-up), and the pseudo-label metrics.
+
+        All views go through the network as one batch, so that BatchNorm sees them together.
+        """
+        assert batch.weak is not None
+        assert batch.strong is not None
+        config = self.config
+        logits, _ = self.rgb(normalize(torch.cat([batch.labeled.rgb, batch.weak.rgb, batch.strong.rgb])))
+        rows = [len(batch.labels), len(batch.weak.rgb), len(batch.strong.rgb)]
+        labeled, weak, strong = logits.split_with_sizes(rows)
+
+        supervised = F.cross_entropy(labeled.float(), batch.labels)
+        labels, mask = pseudo_labels(weak, None, source="rgb", threshold=config.threshold)
+        pseudo_label = started(progress, config.warmup_epochs) * masked_cross_entropy(strong, labels, mask)
+        return {
+            "loss": config.supervised_weight * supervised + config.pseudo_label_weight * pseudo_label,
+            "supervised": supervised,
+            "pseudo_label": pseudo_label,
+            **pseudo_label_metrics(labels, mask, batch.unlabeled_labels),
+        }

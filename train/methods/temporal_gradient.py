@@ -1,0 +1,145 @@
+"""The method of "Learning from Temporal Gradient for Semi-supervised Action Recognition" (CVPR 2022).
+
+Two FixMatch networks, one on RGB and one on temporal gradients, share their pseudo-labels.  Features of the RGB
+network are drawn to those of the other, and the two embeddings of a clip to each other.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model import R3D18, DualR3D, ModalityOutput
+from pipeline.batch import ClipBatch, Needs
+from pipeline.errors import InputError
+from train.losses import (
+    AlignmentKind,
+    PseudoLabelFuse,
+    PseudoLabelSource,
+    StopGradient,
+    alignment_loss,
+    info_nce,
+    masked_cross_entropy,
+    pseudo_labels,
+)
+from train.methods.base import Method, check_pseudo_label_options, pseudo_label_metrics, started
+
+
+@dataclass(frozen=True)
+class Config:
+    """Constants of the method, with the values behind the paper's main results."""
+
+    threshold: float = 0.3
+    """Least probability of a pseudo-label that is learned from, 0 to 1."""
+    warmup_epochs: int = 30
+    """Epochs before pseudo-labels are learned from; alignment and contrast are on from the start."""
+    pseudo_label_source: PseudoLabelSource = "average"
+    """Whose opinion of the weak view labels the strong ones of both modalities."""
+    pseudo_label_fuse: PseudoLabelFuse = "logits"
+    """What an average is taken of. The paper writes probabilities, its code averages logits."""
+    supervised_weight: float = 0.5
+    """Weight of the cross-entropy on labeled clips, in each modality."""
+    pseudo_label_weight: float = 0.5
+    """Weight of the cross-entropy between strong views and pseudo-labels, in each modality."""
+    alignment_weight: float = 1.0
+    """Weight of the alignment, summed over blocks; 0 turns it off."""
+    alignment_kind: AlignmentKind = "cosine"
+    """Distance between features: 1 - cosine, or the mean absolute (l1) or squared (l2) difference."""
+    alignment_blocks: tuple[int, ...] = (0, 1, 2, 3)
+    """Stages whose features are aligned, out of 0 to 3."""
+    stop_gradient: StopGradient = "tg"
+    """Modality whose features are a fixed target of the alignment."""
+    info_nce_weight: float = 1.0
+    """Weight of the contrast between the modalities; 0 turns it off."""
+    temperature: float = 0.5
+    """Divides the cosines of the contrast."""
+
+    def __post_init__(self) -> None:
+        check_pseudo_label_options(self.threshold, self.warmup_epochs)
+        if not self.alignment_blocks or not set(self.alignment_blocks) <= {0, 1, 2, 3}:
+            raise InputError(
+                f"alignment_blocks {self.alignment_blocks} are not among 0, 1, 2, 3: "
+                "to align none, set alignment_weight to 0"
+            )
+        if self.temperature <= 0:
+            raise InputError(f"temperature {self.temperature} is not positive: the paper takes 0.5")
+
+
+class TemporalGradient(Method):
+    """An RGB and a temporal-gradient network, and Eq. (11).
+
+    Args:
+        num_classes: K.
+        config: its constants.
+        width: channels of the networks' stems.
+        dropout: before the classifiers, in weak views too.
+    """
+
+    needs = Needs(tg=True, unlabeled=True, strong=True)
+    config_type: ClassVar = Config
+
+    def __init__(self, num_classes: int, config: Config, width: int = 64, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.config = config
+        self.networks = DualR3D(num_classes, width, dropout)
+
+    @property
+    def recognizer(self) -> R3D18:
+        """The RGB network."""
+        return self.networks.rgb
+
+    def forward(self, batch: ClipBatch, progress: Tensor) -> dict[str, Tensor]:
+        """Compute "loss", its terms and the pseudo-label metrics.
+
+        Terms: "supervised_rgb", "supervised_tg", "pseudo_label_rgb", "pseudo_label_tg" (both 0 in the warm-up),
+        "alignment", "info_nce".  The last two see the labeled and the weak rows, not the strong ones, whose
+        modalities are distorted each in its own way.
+        """
+        assert batch.weak is not None
+        assert batch.strong is not None
+        config = self.config
+        rgb, tg = self._both_modalities(batch)
+        rows = [len(batch.labels), len(batch.weak.rgb), len(batch.strong.rgb)]
+        rgb_labeled, rgb_weak, rgb_strong = rgb.logits.split_with_sizes(rows)
+        tg_labeled, tg_weak, tg_strong = tg.logits.split_with_sizes(rows)
+
+        labels, mask = pseudo_labels(
+            rgb_weak, tg_weak, config.pseudo_label_source, config.pseudo_label_fuse, config.threshold
+        )
+        gate = started(progress, config.warmup_epochs)
+        registered = rows[0] + rows[1]
+        terms = {
+            "supervised_rgb": F.cross_entropy(rgb_labeled.float(), batch.labels),
+            "supervised_tg": F.cross_entropy(tg_labeled.float(), batch.labels),
+            "pseudo_label_rgb": gate * masked_cross_entropy(rgb_strong, labels, mask),
+            "pseudo_label_tg": gate * masked_cross_entropy(tg_strong, labels, mask),
+            "alignment": alignment_loss(
+                [rgb.features[block][:registered] for block in config.alignment_blocks],
+                [tg.features[block][:registered] for block in config.alignment_blocks],
+                config.alignment_kind,
+                config.stop_gradient,
+            ),
+            "info_nce": info_nce(rgb.embedding[:registered], tg.embedding[:registered], config.temperature),
+        }
+        loss = (
+            config.supervised_weight * (terms["supervised_rgb"] + terms["supervised_tg"])
+            + config.pseudo_label_weight * (terms["pseudo_label_rgb"] + terms["pseudo_label_tg"])
+            + config.alignment_weight * terms["alignment"]
+            + config.info_nce_weight * terms["info_nce"]
+        )
+        return {"loss": loss, **terms, **pseudo_label_metrics(labels, mask, batch.unlabeled_labels)}
+
+    def _both_modalities(self, batch: ClipBatch) -> tuple[ModalityOutput, ModalityOutput]:
+        """Run each modality's views through its network as one batch, so that BatchNorm sees them together."""
+        assert batch.weak is not None
+        assert batch.strong is not None
+        assert batch.labeled.tg is not None
+        assert batch.weak.tg is not None
+        assert batch.strong.tg is not None
+        rgb, tg = self.networks(
+            torch.cat([batch.labeled.rgb, batch.weak.rgb, batch.strong.rgb]),
+            torch.cat([batch.labeled.tg, batch.weak.tg, batch.strong.tg]),
+        )
+        return rgb, tg
