@@ -35,6 +35,7 @@ class ClipSpec:
         frame_stride: distance of neighbouring frames of a clip, in video frames.
         size: height and width in pixels of training clips and of the centre clip.
         eval_size: short side in pixels that videos are resized to before test crops of that size are cut.
+        min_crop_area: smallest share of the frame's area that a training crop may show; the paper's is 0.08.
         flip: mirror half of the training clips; off where left and right tell classes apart.
         tg_stride: n in TG_t = x_t - x_{t+n}, in video frames; 0 where no TG is wanted, so that every frame may be used.
     """
@@ -43,6 +44,7 @@ class ClipSpec:
     frame_stride: int = 8
     size: int = 224
     eval_size: int = 256
+    min_crop_area: float = 0.08
     flip: bool = True
     tg_stride: int = 1
 
@@ -50,6 +52,8 @@ class ClipSpec:
         for name, least in (("clip_len", 1), ("frame_stride", 1), ("size", 1), ("eval_size", 1), ("tg_stride", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        if not 0 < self.min_crop_area <= 1:
+            raise InputError(f"min_crop_area is {self.min_crop_area}: it must be above 0 and at most 1")
         if self.eval_size < self.size:
             raise InputError(f"eval_size {self.eval_size} is below size {self.size}: the centre crop is cut from it")
 
@@ -107,7 +111,7 @@ def plan_clip(record: VideoRecord, spec: ClipSpec, seed: int, epoch: int, positi
     """
     u = _uniforms(seed, epoch, position)
     frames, later = _frames(record, spec, _start(record, spec, u[0]))
-    box = _random_resized_crop(record.display_size, u[1 : 3 + 2 * _CROP_ATTEMPTS])
+    box = _random_resized_crop(record.display_size, spec.min_crop_area, u[1 : 3 + 2 * _CROP_ATTEMPTS])
     flip = spec.flip and bool(u[3 + 2 * _CROP_ATTEMPTS] < 0.5)
     rest = u[-2 * _UNIFORMS_PER_STRONG :]
     return ClipPlan(
@@ -194,10 +198,10 @@ def _frames(record: VideoRecord, spec: ClipSpec, start: int) -> tuple[np.ndarray
     return frames, np.minimum(frames + spec.tg_stride, record.num_frames - 1)
 
 
-def _random_resized_crop(frame_size: tuple[int, int], u: np.ndarray) -> tuple[int, int, int, int]:
-    """Box of 8 to 100 % of the area and aspect ratio 3/4 to 4/3; the centre square where ten tries do not fit."""
+def _random_resized_crop(frame_size: tuple[int, int], min_area: float, u: np.ndarray) -> tuple[int, int, int, int]:
+    """Box of ``min_area`` to all of the area, aspect ratio 3/4 to 4/3; the centre square where ten tries do not fit."""
     width, height = frame_size
-    area = (0.08 + 0.92 * u[:_CROP_ATTEMPTS]) * width * height
+    area = (min_area + (1 - min_area) * u[:_CROP_ATTEMPTS]) * width * height
     low, high = np.log(3 / 4), np.log(4 / 3)
     ratio = np.exp(low + (high - low) * u[_CROP_ATTEMPTS : 2 * _CROP_ATTEMPTS])
     widths, heights = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))

@@ -71,12 +71,12 @@ def render_motion(
     *,
     size: int,
     num_frames: int,
-    speed: tuple[float, float] = (0.010, 0.020),
-    noise: float = 3.0,
-    num_distractors: int = 1,
+    speed: tuple[float, float] = (0.020, 0.035),
+    noise: float = 2.0,
+    num_distractors: int = 2,
 ) -> NDArray[np.uint8]:
     """Draw one video, (num_frames, size, size, 3) uint8; arguments as in :func:`generate_motion_dataset`."""
-    background = _texture(rng, size, _GRAIN * size, mean=(40, 120), contrast=(15, 40))
+    background = _texture(rng, size, _GRAIN * size, mean=(60, 130), contrast=(30, 50))
     pixels = background[None].repeat(num_frames, axis=0)  # (N, 3, size, size)
     for blob in range(num_distractors + _NUM_MOVING):
         # A distractor draws a speed as well: it differs from the others in nothing but motion.
@@ -106,11 +106,11 @@ def _sprite(rng: np.random.Generator) -> NDArray[np.float32]:
     ticks = (np.arange(_SPRITE) + 0.5) / _SPRITE * 2 - 1
     radius, angle = np.hypot(ticks[:, None], ticks), np.arctan2(ticks[:, None], ticks)
     outline = np.full_like(radius, 0.7)
-    for lobes, strength in ((2, (0.1, 0.2)), (3, (0.0, 0.1))):
+    for lobes, strength in ((2, (0.2, 0.28)), (3, (0.0, 0.02))):
         outline += rng.uniform(*strength) * np.cos(lobes * angle + rng.uniform(0, 2 * np.pi))
     coverage = ((outline - radius) * _SPRITE / 2 + 0.5).clip(0, 1)  # one texel of soft edge
     texels_per_width = _SPRITE / (2 * _TURN_RADIUS)
-    color = _texture(rng, _SPRITE, _GRAIN * texels_per_width, mean=(130, 220), contrast=(20, 50))
+    color = _texture(rng, _SPRITE, _GRAIN * texels_per_width, mean=(150, 230), contrast=(10, 25))
     return np.concatenate([color, coverage[None].astype(np.float32)])
 
 
@@ -145,12 +145,12 @@ def generate_motion_dataset(
     videos_per_class: int = 40,
     val_videos_per_class: int = 20,
     size: int = 64,
-    num_frames: int = 64,
+    num_frames: int = 32,
     seed: int = 0,
     codec: str = "mjpeg",
-    speed: tuple[float, float] = (0.010, 0.020),
-    noise: float = 3.0,
-    num_distractors: int = 1,
+    speed: tuple[float, float] = (0.020, 0.035),
+    noise: float = 2.0,
+    num_distractors: int = 2,
 ) -> None:
     """Generate the motion data set: videos whose class shows in their motion alone.
 

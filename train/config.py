@@ -79,7 +79,7 @@ class GenerateConfig:
     """Validation videos of each class."""
     size: int = 64
     """Width and height of the videos in pixels."""
-    num_frames: int = 64
+    num_frames: int = 32
     """Frames of each video."""
     seed: int = 0
     """Another seed gives other videos."""
@@ -105,6 +105,8 @@ class DataConfig:
     """Width and height of a training clip in pixels."""
     eval_size: int = 256
     """Length of the short side, in pixels, to which videos are resized for the final evaluation."""
+    min_crop_area: float = 0.08
+    """Smallest share of the frame's area that a training crop may show."""
     flip: bool = True
     """Mirror half of the training clips. Turn off where left and right are different classes."""
     decoder: Literal["auto", "ffmpeg", "dali"] = "auto"
@@ -136,6 +138,10 @@ class DataConfig:
             self.eval_size >= self.size,
             f"--data.eval-size {self.eval_size} is smaller than --data.size {self.size}: take at least that, "
             "8/7 of it is usual",
+        )
+        _require(
+            0 < self.min_crop_area <= 1,
+            f"--data.min-crop-area {self.min_crop_area}: take more than 0 and at most 1, 0.08 is the paper's",
         )
         _require(
             self.num_threads is None or self.num_threads >= 1,

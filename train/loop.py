@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.batch import ClipBatch
+from pipeline.errors import BadVideo
 from train.checkpoint import BEST, LAST, TrainState, save
 from train.display import Display
 from train.evaluate import Accuracy
@@ -43,6 +44,7 @@ def train(
 
     Raises:
         Stopped: a signal asked for it; the checkpoint is written.
+        BadVideo: a video can no longer be read; the checkpoint is written.
         NonFiniteLossError: a loss or the gradient became infinite or NaN; nothing is saved.
     """
     config, method, optimizer = state.config, state.method, state.optimizer
@@ -76,7 +78,8 @@ def train(
                 metrics.write({"kind": "train", "step": state.step, **record})
                 display.log(state.step, record)
                 meter.restart()
-    except Stopped:
+    except (Stopped, BadVideo):
+        # Neither costs a step: a batch that could not be made has not touched the weights.
         save(run_dir / LAST, state.checkpoint())
         raise
 

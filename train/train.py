@@ -31,7 +31,7 @@ from rich.console import Console
 
 from pipeline.batch import ClipBatch
 from pipeline.datasets import DataSplit, split_folder
-from pipeline.errors import InputError
+from pipeline.errors import BadVideo, InputError
 from pipeline.evaluation import center_views, multi_views
 from pipeline.index import VideoIndex
 from pipeline.loader import ClipLoader
@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = f"{PROGRAM} {shlex.join(argv)}"
     try:
         run(parse(argv), command)
+    except BadVideo as error:
+        return _fail(f"{error}. The checkpoint is written: restore the video, then go on with --run.resume", 1)
     except InputError as error:
         return _fail(str(error), 2)
     except (NonFiniteLossError, OSError) as error:
@@ -233,6 +235,7 @@ def clip_spec(config: Config) -> ClipSpec:
         frame_stride=data.frame_stride,
         size=data.size,
         eval_size=data.eval_size,
+        min_crop_area=data.min_crop_area,
         flip=data.flip,
     )
 

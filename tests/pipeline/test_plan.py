@@ -131,6 +131,11 @@ def test_crops_cover_8_to_100_percent_at_aspect_3_4_to_4_3() -> None:
     assert abs(centers.mean() - 170) < 5
 
 
+def test_smallest_crop_can_be_set() -> None:
+    boxes = np.array([plan.box for plan in plans(record(), replace(SPEC, min_crop_area=0.5), num=500)])
+    assert (boxes[:, 2] * boxes[:, 3]).min() / (340 * 256) > 0.49
+
+
 def test_a_very_long_frame_falls_back_to_the_centre_square() -> None:
     assert {plan.box for plan in plans(record(width=2000, height=20), num=20)} == {(990, 0, 20, 20)}
 
@@ -194,3 +199,5 @@ def test_impossible_spec_is_refused_with_its_value() -> None:
         ClipSpec(clip_len=0)
     with pytest.raises(InputError, match="eval_size 100 is below size 224"):
         ClipSpec(eval_size=100)
+    with pytest.raises(InputError, match=r"min_crop_area is 1.5"):
+        ClipSpec(min_crop_area=1.5)

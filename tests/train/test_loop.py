@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.batch import ClipBatch
+from pipeline.errors import BadVideo
 from tests.train.standins import (
     POISON,
     STEPS_PER_EPOCH,
@@ -97,6 +98,20 @@ def test_non_finite_loss_names_step_terms_and_videos_and_is_not_saved(tmp_path: 
     assert message.startswith("step 5 is not finite: loss = nan, supervised = nan;")
     assert message.endswith("labeled videos: video40.mp4, video41.mp4, video42.mp4, video43.mp4")
     assert (tmp_path / LAST).read_bytes() == before
+
+
+def test_a_video_gone_bad_costs_no_step(tmp_path: Path) -> None:
+    def fail(step: int) -> None:
+        if step == 5:
+            raise BadVideo("gone.mp4", "cannot be opened any more")
+
+    with pytest.raises(BadVideo, match=r"gone\.mp4"):
+        run_training(make_config(tmp_path / "hurt"), TinyLoader(fail))
+    assert load(tmp_path / "hurt" / LAST)["step"] == 5
+    run_training(make_config(tmp_path / "hurt"))
+    run_training(make_config(tmp_path / "whole"))
+    hurt, whole = (load(tmp_path / name / LAST)["method"] for name in ("hurt", "whole"))
+    assert all(torch.equal(hurt[name], whole[name]) for name in whole)
 
 
 def test_first_signal_waits_for_check_and_second_interrupt_does_not() -> None:
