@@ -1,4 +1,4 @@
-# make demo    generate a data set, train on it and report: a few minutes on a CPU
+# make demo    generate a data set, train on it and report: a few minutes on a CPU; again: go on, or show the result
 # make test    lint, type check and test
 # make lint    what of `make test` takes seconds; make format repairs what it can
 # make clean   remove the environment and all caches; runs/ and data/ stay
@@ -13,7 +13,7 @@ STAMP := .venv/.installed
 .PHONY: demo test lint format clean
 
 demo: $(STAMP)
-	$(BIN)/python -m train demo
+	$(BIN)/python -m train demo --run.resume
 
 test: lint
 	$(BIN)/pytest

@@ -75,7 +75,7 @@ class GenerateConfig:
 
     videos_per_class: int = 40
     """Training videos of each class."""
-    val_videos_per_class: int = 20
+    val_videos_per_class: int = 15
     """Validation videos of each class."""
     size: int = 64
     """Width and height of the videos in pixels."""
