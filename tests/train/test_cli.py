@@ -38,7 +38,7 @@ def test_without_options_a_recipe_is_what_its_function_returns(recipe: str) -> N
 def test_method_is_chosen_by_name_and_brings_its_own_options(words: list[str]) -> None:
     config = parse(["folder", "--method.threshold", "0.9", *words])
     assert config.run.method == "fixmatch"
-    assert config.method == fixmatch.Config(threshold=0.9)
+    assert config.method == fixmatch.Config(threshold=0.9, warmup_epochs=10)  # the recipe's warm-up carries over
 
 
 def test_optional_values_can_be_unset() -> None:

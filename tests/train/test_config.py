@@ -87,7 +87,7 @@ def test_mistakes_are_named_in_one_line(group: Callable[..., Any], values: dict[
 
 
 def test_warm_up_longer_than_the_training_is_refused() -> None:
-    with pytest.raises(InputError, match=r"--optim\.warmup-epochs 30 and --method\.warmup-epochs 30 would outlast"):
+    with pytest.raises(InputError, match=r"--optim\.warmup-epochs 30 and --method\.warmup-epochs 10 would outlast"):
         replace(folder(), optim=OptimConfig(epochs=5))
 
 
