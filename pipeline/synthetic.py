@@ -142,6 +142,7 @@ def _warp(
 def generate_motion_dataset(
     root: Annotated[Path, tyro.conf.Positional],
     *,
+    motions: tuple[str, ...] = tuple(MOTIONS),
     videos_per_class: int = 40,
     val_videos_per_class: int = 20,
     size: int = 64,
@@ -158,7 +159,8 @@ def generate_motion_dataset(
 
     Args:
         root: folder to make; it gets train/<class>/, val/<class>/ and a manifest.
-        videos_per_class: training videos of each of the 8 classes.
+        motions: the classes, out of :data:`MOTIONS`.
+        videos_per_class: training videos of each class.
         val_videos_per_class: validation videos of each class.
         size: height and width in pixels.
         num_frames: frames of each video.
@@ -182,6 +184,8 @@ def generate_motion_dataset(
         jobs = []
         for subset, count in counts.items():
             for label, motion in enumerate(MOTIONS):
+                if motion not in motions:
+                    continue
                 (folder / subset / motion).mkdir(parents=True)
                 for video in range(count):
                     path = folder / subset / motion / f"{video:04d}{suffix}"
@@ -203,6 +207,9 @@ def _check_parameters(parameters: dict[str, Any]) -> None:
     for name, minimum in least.items():
         if parameters[name] < minimum:
             raise InputError(f"{name} is {parameters[name]}: use {minimum} or more")
+    unknown = [motion for motion in parameters["motions"] if motion not in MOTIONS]
+    if unknown or len(set(parameters["motions"])) < 2:
+        raise InputError(f"motions are {parameters['motions']}: use two or more of {', '.join(MOTIONS)}")
     slowest, fastest = parameters["speed"]
     if not 0 < slowest <= fastest:
         raise InputError(f"speed is {slowest} to {fastest}: use two rising numbers above 0, such as 0.01 0.02")

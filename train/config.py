@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 
 from pipeline.errors import InputError
+from pipeline.synthetic import MOTIONS
 from train.methods import METHODS
 from train.schedule import scaled_lr
 
@@ -73,6 +74,8 @@ class RunConfig:
 class GenerateConfig:
     """The generated data set, written to --data.root if it is not there yet."""
 
+    motions: tuple[str, ...] = tuple(MOTIONS)
+    """The classes, two or more of the eight motions there are."""
     videos_per_class: int = 40
     """Training videos of each class."""
     val_videos_per_class: int = 15

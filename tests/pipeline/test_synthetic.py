@@ -198,6 +198,8 @@ def test_interrupted_generation_leaves_nothing(
         ({"codec": "gif"}, "unknown codec 'gif'"),
         ({"speed": (0.02, 0.01)}, r"speed is 0\.02 to 0\.01"),
         ({"seed": -1}, "seed is -1"),
+        ({"motions": ("left", "sideways")}, r"motions are \('left', 'sideways'\): use two or more of"),
+        ({"motions": ("left",)}, "use two or more of"),
     ],
 )
 def test_parameters_out_of_range_are_refused_before_anything_is_written(
@@ -206,6 +208,14 @@ def test_parameters_out_of_range_are_refused_before_anything_is_written(
     with pytest.raises(InputError, match=message):
         generate_motion_dataset(tmp_path / "set", **{**SMALL, **options})
     assert not list(tmp_path.iterdir())
+
+
+def test_fewer_motions_can_be_asked_for_and_have_the_same_videos(tmp_path: Path) -> None:
+    generate_motion_dataset(tmp_path / "all", **SMALL)
+    generate_motion_dataset(tmp_path / "two", motions=("up", "left"), **SMALL)
+    assert sorted(path.name for path in (tmp_path / "two" / "train").iterdir()) == ["left", "up"]
+    for path in (tmp_path / "two").rglob("*.avi"):
+        assert path.read_bytes() == (tmp_path / "all" / path.relative_to(tmp_path / "two")).read_bytes()
 
 
 def test_command_line_generates_and_says_one_line_when_refused(
