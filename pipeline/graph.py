@@ -114,7 +114,7 @@ class ClipGraph:
         """
         inputs = {name: [sample[name] for sample in samples] for name in samples[0]}
         if self.device.type == "cuda":
-            outputs = self._pipeline.run(torch.cuda.current_stream(self.device).cuda_stream, **inputs)
+            outputs = self._pipeline.run(torch.cuda.current_stream(self.device), **inputs)
         else:
             outputs = self._pipeline.run(**inputs)
         tensors = [from_dlpack(output.as_tensor()) for output in outputs]
