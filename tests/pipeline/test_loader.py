@@ -160,7 +160,8 @@ def test_dali_decoder_can_be_chosen_and_is_refused_where_it_cannot(small_index: 
     with ClipLoader(small_index, split, ALL, SPEC, decoder="ffmpeg", **arguments) as loader:
         ffmpeg = next(loader)
     assert torch.equal(dali.labeled_ids, ffmpeg.labeled_ids)
-    assert (dali.labeled.rgb.int() - ffmpeg.labeled.rgb.int()).abs().float().mean() < 3
+    luma = torch.tensor([0.299, 0.587, 0.114])  # colours of fine texture differ by how chroma is interpolated
+    assert ((dali.labeled.rgb.float() - ffmpeg.labeled.rgb.float()) @ luma).abs().mean() < 1.5
     with pytest.raises(InputError, match=r"DALI cannot decode \d+ of 10 videos here \(.*codec"):
         ClipLoader(small_index, split_of(small_index), ALL, SPEC, decoder="dali", **arguments)
     with pytest.raises(InputError, match="unknown decoder 'nvdec'"):

@@ -20,8 +20,8 @@ from train.train import main
 
 ROOT = Path(__file__).parents[2]
 TINY = {
-    "data.generate.videos-per-class": 2,
-    "data.generate.val-videos-per-class": 1,
+    "data.generate.videos-per-class": 4,
+    "data.generate.val-videos-per-class": 2,
     "data.generate.size": 32,
     "data.generate.num-frames": 12,
     "data.labels-per-class": 1,
