@@ -222,24 +222,6 @@ def find_videos(root: Path) -> list[str]:
     return sorted(found)
 
 
-def open_index(root: str | os.PathLike[str], path: str | os.PathLike[str], *, progress: bool = True) -> VideoIndex:
-    """The index of a folder, kept in a file: loaded if it is there, brought up to date, saved if that changed it.
-
-    Args:
-        root: the folder of videos.
-        path: file of the index.
-        progress: show a progress bar while videos are scanned.
-    """
-    previous = None
-    if os.path.exists(path):
-        previous = VideoIndex.load(path)
-        if previous.root == Path(root).absolute() and not previous.changed():
-            return previous
-    index = VideoIndex.build(root, previous=previous, progress=progress)
-    index.save(path)
-    return index
-
-
 def _scan_one(path: str) -> VideoRecord | str:
     try:
         return scan(path)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.index import VideoIndex, find_videos, open_index
+from pipeline.index import VideoIndex, find_videos
 from pipeline.scan import scan
 
 
@@ -91,17 +91,6 @@ def test_changes_on_disk_are_noticed_and_only_they_are_scanned_again(
     assert scanned == ["a/one.avi", "b/broken.mp4", "b/new.webm"]
     assert renewed.paths == ["a/one.avi", "b/drei é.mp4", "b/new.webm", "c/deep/-four.AVI"]
     assert renewed[0].num_frames == 7
-
-
-def test_opened_index_is_saved_once_and_kept_up_to_date(folder: Path, tmp_path: Path) -> None:
-    path = tmp_path / "index"
-    open_index(folder, path, progress=False)
-    written = path.stat().st_mtime_ns
-    assert len(open_index(folder, path, progress=False)) == 4
-    assert path.stat().st_mtime_ns == written
-    (folder / "a/one.avi").unlink()
-    assert len(open_index(folder, path, progress=False)) == 3
-    assert VideoIndex.load(path).paths[0] == "b/drei é.mp4"
 
 
 def test_a_file_that_kills_the_scanner_is_refused_like_any_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
