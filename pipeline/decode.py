@@ -1,11 +1,13 @@
 """Decode clips on the CPU with FFmpeg: packets in, cropped, scaled and flipped RGB frames out.
 
 FFmpeg crops and scales in the video's own YUV before it converts to RGB, so that no full-size RGB frame is ever made.
-Promises: the frames asked for or :class:`BadVideo`, never a padded or repeated one; the same bits however many threads
+Promises: the frames asked for or :class:`BadVideo`, never a padded or repeated one, nor one FFmpeg knows to be damaged
+(bits that flip and still decode go unseen); the same bits however many threads
 decode at once; the GIL is released while FFmpeg works.  Left to others: which frames and which crop
 (:mod:`pipeline.plan`), and everything after the resize (:mod:`pipeline.graph`).
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +17,7 @@ from av.filter import Graph
 
 from pipeline.errors import BadVideo
 from pipeline.record import VideoRecord
-from pipeline.slicing import slice_clip
+from pipeline.slicing import check_unchanged, slice_clip
 
 Box = tuple[int, int, int, int]
 """x, y, width, height in pixels of the frame as displayed."""
@@ -98,17 +100,23 @@ def clip_frames(record: VideoRecord, wanted: np.ndarray) -> Iterator[tuple[int, 
             packet = av.Packet(data)
             packet.pts = packet.dts = number
         for frame in context.decode(packet):
+            if frame.is_corrupt:
+                raise BadVideo(record.path, f"frame {frame.pts} of {record.num_frames} is damaged")
             if frame.pts is not None and frame.pts in wanted_set:
                 yield frame.pts, frame
 
 
 def whole_frames(record: VideoRecord) -> Iterator[av.VideoFrame]:
     """All frames of the file in display order, as FFmpeg's demuxer and decoder deliver them."""
+    check_unchanged(record, os.stat(record.path))
     with av.open(record.path) as container:
         stream = container.streams[record.stream]
         assert isinstance(stream, av.VideoStream)
         stream.codec_context.thread_count = 1
-        yield from container.decode(stream)
+        for number, frame in enumerate(container.decode(stream)):
+            if frame.is_corrupt:
+                raise BadVideo(record.path, f"frame {number} of {record.num_frames} is damaged")
+            yield frame
 
 
 def _pick(frames: Iterator[av.VideoFrame], wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:

@@ -217,7 +217,8 @@ def find_videos(root: Path) -> list[str]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         relative = os.path.relpath(folder, root)
         for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
+            is_video = not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+            if is_video and os.path.isfile(os.path.join(folder, name)):  # no dangling links, no pipes
                 found.append(Path(relative, name).as_posix())
     return sorted(found)
 
@@ -233,13 +234,13 @@ def _scan_all(root: Path, paths: list[str], num_workers: int) -> Iterator[tuple[
     """Scan in processes: most of a scan holds the GIL.  A file that kills its process is refused like any other."""
     context = get_context("spawn")  # torch, DALI and progress threads do not survive a fork
     left = dict.fromkeys(paths)
+    pool = ProcessPoolExecutor(max(1, min(num_workers, len(paths))), context)
     try:
-        with ProcessPoolExecutor(max(1, min(num_workers, len(paths))), context) as pool:
-            futures = {pool.submit(_scan_one, str(root / path)): path for path in paths}
-            for future in as_completed(futures):
-                outcome = future.result()
-                del left[futures[future]]
-                yield futures[future], outcome
+        futures = {pool.submit(_scan_one, str(root / path)): path for path in paths}
+        for future in as_completed(futures):
+            outcome = future.result()
+            del left[futures[future]]
+            yield futures[future], outcome
     except BrokenProcessPool:
         for path in left:
             try:
@@ -247,6 +248,8 @@ def _scan_all(root: Path, paths: list[str], num_workers: int) -> Iterator[tuple[
                     yield path, pool.submit(_scan_one, str(root / path)).result()
             except BrokenProcessPool:
                 yield path, "reading it crashes FFmpeg"
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C only the files in hand are finished
 
 
 def _unchanged(previous: VideoIndex | None, root: Path, paths: Iterable[str]) -> dict[str, VideoRecord]:

@@ -112,15 +112,8 @@ class ClipLoader:
     ) -> None:
         spec = spec if needs.tg else replace(spec, tg_stride=0)
         self.steps_per_epoch = max(1, len(split.unlabeled) // batch_unlabeled)
-        self._split = split
-        self._labeled = ClipStream(index, split.labeled, spec, seed=seed, name="labeled", batch_size=batch_labeled)
-        self._unlabeled: ClipStream | None = None
-        rows = split.labeled
-        if needs.unlabeled:
-            rows = np.union1d(split.labeled, split.unlabeled)
-            self._unlabeled = ClipStream(
-                index, split.unlabeled, spec, seed=seed, name="unlabeled", batch_size=batch_unlabeled
-            )
+        # Validation videos count too: what cannot be decoded is said before training, not after an epoch of it.
+        rows = np.unique(np.concatenate([split.labeled, split.unlabeled, split.val]))
         decoder = choose_decoder(index, rows, decoder, device)
         weak = GraphSpec(spec.clip_len, needs.tg, strong=False, decoder=decoder)
         self._graphs = [ClipGraph(weak, spec.size, batch_labeled, device, num_threads)]

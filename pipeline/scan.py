@@ -103,7 +103,7 @@ def _scan(name: str) -> VideoRecord:
             keyframes=np.array(packets.keyframes, bool),
             shown=np.array(packets.shown, bool),
         )
-    if declared > len(record.sizes):
+    if declared > len(record.sizes) and not _is_cut_by_edit_list(name, record.stream, declared):
         raise BadVideo(name, f"the header announces {declared} frames but {len(record.sizes)} are there: truncated?")
     num_frames = record.num_frames if record.sliceable else sum(1 for _ in whole_frames(record))
     if num_frames < record.num_frames - _MAX_UNDECODED:
@@ -123,6 +123,12 @@ def _video_stream(name: str, container: av.container.InputContainer) -> av.Video
         raise BadVideo(name, "the size or pixel format of its frames cannot be found: damaged?")
     context.thread_count = 1  # files are scanned in parallel, frames of one file are not
     return streams[0]
+
+
+def _is_cut_by_edit_list(name: str, stream: int, declared: int) -> bool:
+    """Whether an MP4 holds all the frames it announces but asks for some of them only, as trimmed videos do."""
+    with av.open(name, options={"ignore_editlist": "1"}) as container:
+        return sum(1 for packet in container.demux(container.streams[stream]) if packet.size) >= declared
 
 
 def _codec_name(stream: av.VideoStream) -> str:

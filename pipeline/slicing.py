@@ -66,9 +66,7 @@ def slice_clip(record: VideoRecord, frames: np.ndarray) -> PacketSlice:
     except OSError as error:
         raise BadVideo(record.path, f"cannot be opened any more: {error.strerror}") from error
     try:
-        stat = os.fstat(fd)
-        if (stat.st_size, stat.st_mtime_ns) != (record.file_size, record.mtime_ns):
-            raise BadVideo(record.path, "has changed since it was indexed; index it again")
+        check_unchanged(record, os.fstat(fd))
         packets = [os.pread(fd, int(record.sizes[i]), int(record.offsets[i])) for i in wanted]
     except OSError as error:
         raise BadVideo(record.path, f"cannot be read: {error.strerror}") from error
@@ -78,10 +76,16 @@ def slice_clip(record: VideoRecord, frames: np.ndarray) -> PacketSlice:
     return PacketSlice(packets, frame_of_packet[wanted])
 
 
+def check_unchanged(record: VideoRecord, stat: os.stat_result) -> None:
+    """Raise BadVideo if the file is not the one that was scanned, by its size and modification time."""
+    if (stat.st_size, stat.st_mtime_ns) != (record.file_size, record.mtime_ns):
+        raise BadVideo(record.path, "has changed since it was indexed; index it again")
+
+
 def to_ivf(record: VideoRecord, clip: PacketSlice) -> np.ndarray:
     """The slice as an IVF stream, which DALI's decoders take from memory.
 
-    H.264 goes in as Annex B with its parameter sets before every keyframe, since IVF has no place for headers.
+    H.264 goes in as Annex B with its parameter sets before every packet, since IVF has no place for headers.
 
     Returns:
         (num_bytes,) uint8.

@@ -162,8 +162,13 @@ def test_dali_decoder_can_be_chosen_and_is_refused_where_it_cannot(small_index: 
     assert torch.equal(dali.labeled_ids, ffmpeg.labeled_ids)
     luma = torch.tensor([0.299, 0.587, 0.114])  # colours of fine texture differ by how chroma is interpolated
     assert ((dali.labeled.rgb.float() - ffmpeg.labeled.rgb.float()) @ luma).abs().mean() < 1.5
-    with pytest.raises(InputError, match=r"DALI cannot decode \d+ of 10 videos here \(.*codec"):
+    with pytest.raises(InputError, match=r"DALI cannot decode \d+ of 12 videos here \(.*codec"):
         ClipLoader(small_index, split_of(small_index), ALL, SPEC, decoder="dali", **arguments)
+    with_val = DataSplit(
+        ("a",), np.zeros(12, np.int64), decodable[:3], decodable, np.array([small_index.paths.index("left/07.avi")])
+    )
+    with pytest.raises(InputError, match=r"DALI cannot decode 1 of \d+ videos here \(left/07"):
+        ClipLoader(small_index, with_val, ALL, SPEC, decoder="dali", **arguments)
     with pytest.raises(InputError, match="unknown decoder 'nvdec'"):
         ClipLoader(small_index, split_of(small_index), ALL, SPEC, decoder="nvdec", **arguments)
 

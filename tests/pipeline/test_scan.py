@@ -95,6 +95,21 @@ def test_damaged_files_are_refused_by_name_and_reason(video: Callable[..., Path]
         assert str(path) in str(caught.value)
 
 
+def test_trimmed_mp4_is_used_as_far_as_it_is_shown(video: Callable[..., Path], tmp_path: Path) -> None:
+    data = bytearray(video("h264", bframes=2).read_bytes())
+    at = data.index(b"elst") + 12  # duration of the first segment, after version, flags and count
+    duration = int.from_bytes(data[at : at + 4], "big")
+    data[at : at + 4] = (duration // 2).to_bytes(4, "big")
+    path = tmp_path / "trimmed.mp4"
+    path.write_bytes(data)
+    record = scan(path)
+    with av.open(str(path)) as container:
+        shown = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    assert 15 <= record.num_frames == len(shown) < 40, "half of the 40 frames, or the test shows nothing"
+    wanted = np.arange(len(shown))
+    np.testing.assert_array_equal(decode_clip(record, wanted, (0, 0, 96, 72), False, (96, 72)), shown)
+
+
 def test_single_frame_is_refused(video: Callable[..., Path]) -> None:
     with pytest.raises(BadVideo, match="too short"):
         scan(video("mjpeg", num_frames=1))
