@@ -119,6 +119,8 @@ def _video_stream(name: str, container: av.container.InputContainer) -> av.Video
     if not streams:
         raise BadVideo(name, "there is no video stream in it")
     context = streams[0].codec_context
+    if context is None:  # PyAV has none where FFmpeg knows no decoder for what the header says
+        raise BadVideo(name, "the codec of its video is unknown to FFmpeg: damaged?")
     if not (context.width and context.height and context.pix_fmt):
         raise BadVideo(name, "the size or pixel format of its frames cannot be found: damaged?")
     context.thread_count = 1  # files are scanned in parallel, frames of one file are not
