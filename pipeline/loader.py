@@ -25,7 +25,7 @@ from pipeline.datasets import DataSplit
 from pipeline.errors import InputError
 from pipeline.graph import DECODERS, ClipGraph, GraphSpec, Sample, dali_refusal
 from pipeline.index import VideoIndex
-from pipeline.plan import ClipPlan, ClipSpec, epoch_order, plan_clip
+from pipeline.plan import ClipPlan, ClipSpec, epoch_order, plan_clips
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +63,20 @@ class ClipStream:
 
     def batch(self, step: int) -> list[PlannedClip]:
         """The clips of a step."""
-        first = step * self.batch_size
-        return [self._clip(position) for position in range(first, first + self.batch_size)]
+        position, stop = step * self.batch_size, (step + 1) * self.batch_size
+        clips: list[PlannedClip] = []
+        while position < stop:
+            epoch, place = divmod(position, len(self.rows))
+            rows = self.rows[self._epoch_order(epoch)[place : place + stop - position]]
+            plans = plan_clips(*self.index.shapes(rows), self.spec, self.seed, epoch, place)
+            clips += map(PlannedClip, rows.tolist(), plans)
+            position += len(rows)
+        return clips
 
-    def _clip(self, position: int) -> PlannedClip:
-        epoch, place = divmod(position, len(self.rows))
+    def _epoch_order(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, epoch_order(self.seed, epoch, len(self.rows)))
-        row = int(self.rows[self._order[1][place]])
-        return PlannedClip(row, plan_clip(self.index[row], self.spec, self.seed, epoch, place))
+        return self._order[1]
 
 
 class ClipLoader:
