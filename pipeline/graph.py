@@ -23,7 +23,7 @@ from pipeline.errors import BadVideo
 from pipeline.plan import ClipPlan
 from pipeline.record import VideoRecord
 from pipeline.slicing import slice_clip, to_ivf
-from pipeline.strong import strong_parameters, strong_view
+from pipeline.strong import strong_inputs, strong_parameters, strong_view
 
 DECODERS = ("ffmpeg", "dali")
 
@@ -179,10 +179,7 @@ def clip_pipeline(spec: GraphSpec, size: int, device_type: str) -> Any:
         return tuple(weak)
     strong = []
     for modality, view in zip(spec.modalities, weak):  # noqa: B905 - AutoGraph's zip has no strict
-        switches = fn.external_source(name=f"{modality}_switches", dtype=types.BOOL, ndim=1)
-        matrix = fn.external_source(name=f"{modality}_matrix", dtype=types.FLOAT, ndim=2)
-        anchor = fn.external_source(name=f"{modality}_anchor", dtype=types.FLOAT, ndim=1)
-        strong.append(strong_view(view, switches, matrix, anchor, size))
+        strong.append(strong_view(view, strong_inputs(f"{modality}_"), size))
     return (*weak, *strong)
 
 
