@@ -31,9 +31,9 @@ from pipeline.decode import decode_clip
 from pipeline.errors import InputError
 from pipeline.graph import ClipGraph, GraphSpec, Sample
 from pipeline.index import VideoIndex
-from pipeline.loader import ClipStream, PlannedClip
 from pipeline.plan import ClipSpec, StrongPlan
 from pipeline.slicing import slice_clip
+from pipeline.stream import ClipStream, PlannedClip
 from pipeline.strong import OPS, StrongParameters, strong_parameters
 
 Station = Callable[[], object]

@@ -190,8 +190,14 @@ def strong_view(frames: Any, parameters: StrongParameters, size: int) -> Any:
 def _shift(frames: Any, start: Any, size: int) -> Any:
     """1.3 ms instead of 3.3: a row of pixels is copied at once where it is one run of values."""
     rows = fn.reshape(frames, shape=[-1, size, 3 * size], layout="FHW")
-    fill = {"out_of_bounds_policy": "pad", "fill_values": GEOMETRIC_FILL}
-    rows = fn.slice(rows, start=start, shape=[size, 3 * size], axis_names="HW", **fill)
+    rows = fn.slice(
+        rows,
+        start=start,
+        shape=[size, 3 * size],
+        axis_names="HW",
+        out_of_bounds_policy="pad",
+        fill_values=GEOMETRIC_FILL,
+    )
     return _as_frames(rows, size)
 
 
@@ -226,7 +232,8 @@ def _color(frames: Any, size: int) -> Any:
 def _contrast(frames: Any) -> Any:
     grey = fn.color_space_conversion(frames, image_type=types.RGB, output_type=types.GRAY)
     mean = fn.cast(fn.reductions.mean(grey, axes=[1, 2, 3]), dtype=types.UINT8)
-    return _stretch(frames, mean * np.float32(0) + np.float32(ENHANCE), mean * np.float32(1 - ENHANCE))
+    gain = mean * np.float32(0) + np.float32(ENHANCE)  # the same for each frame
+    return _stretch(frames, gain, mean * np.float32(1 - ENHANCE))
 
 
 @do_not_convert
