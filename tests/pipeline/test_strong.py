@@ -121,6 +121,23 @@ def test_geometric_operation_does_what_pil_does(name: str, run: Run) -> None:
     assert np.median(difference) <= 1
 
 
+@pytest.mark.parametrize("plan", [op("rotate", -1), op("shear_x", 1, "shear_y", -1), op("translate_x", 1, "rotate", 1)])
+def test_warp_is_exact_bilinear_interpolation_into_black(plan: StrongPlan, run: Run) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (T, SIZE, SIZE, 3), dtype=np.uint8)
+    (got,) = run([frames], [plan])
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+    target = np.stack([x, y, np.ones_like(x)], axis=-1)
+    source_x, source_y = np.moveaxis(target @ strong_parameters(plan, SIZE).matrix[:2].T.astype(float), -1, 0) - 0.5
+    black = np.pad(frames.astype(float), [(0, 0), (1, 1), (1, 1), (0, 0)])
+    expected = np.zeros(frames.shape)
+    for dy, dx in np.ndindex(2, 2):
+        row, column = np.floor(source_y) + dy, np.floor(source_x) + dx
+        weight = (1 - abs(source_y - row)) * (1 - abs(source_x - column))
+        inside = [np.clip(at, -1, SIZE).astype(int) + 1 for at in (row, column)]
+        expected += weight[:, :, None] * black[:, inside[0], inside[1]]
+    assert np.abs(got - expected).max() < 0.51
+
+
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_translation_shifts_whole_pixels_and_fills_with_black(sign: int, run: Run) -> None:
     frames = clip()
