@@ -82,7 +82,9 @@ class Lookup:
             return row
         refused = self._find(1, entry)
         if refused is None:
-            return f"not found below {self._root}"
+            return (
+                f"nowhere below {self._root}" if self._by_name else f"neither in {self._root} nor one folder below it"
+            )
         path = self._sets[1][refused]
         return f"{path}: {self._refused[path]}"
 

@@ -110,8 +110,8 @@ def find_listed(entries: list[Entry], lookup: Lookup, roster: Roster, subset: st
         count = f"{len(missing)} of {len(entries)} {subset} videos on the lists cannot be used"
         if not found:
             raise InputError(
-                f"{count}: none is left; the first, {printable(path)} ({where(entries[0])}): {printable(reason)}, "
-                "neither there nor in a folder below it, with whatever suffix: is this the folder the list is about?"
+                f"{count}: none is left; the first, {printable(path)} ({where(entries[0])}): {printable(reason)}: "
+                "is this the folder that the list is about?"
             )
         roster.remarks.append(f"{count}; the first, {printable(path)}: {printable(reason)}")
         roster.missing |= missing

@@ -1,7 +1,6 @@
 """Class folders: which videos train, which validate, and whose labels are known."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.datasets import DataOptions, DataSplit, split_videos
 from pipeline.errors import InputError
-
-
-@dataclass
-class FakeIndex:
-    root: Path
-    paths: list[str]
-    refused: dict[str, str] = field(default_factory=dict)
-
-
-def make_index(root: Path, paths: Iterable[str], refused: dict[str, str] | None = None) -> FakeIndex:
-    """An index of ``paths``, whose folders exist on disk as they would have for a real one."""
-    index = FakeIndex(root, list(paths), refused or {})
-    for path in [*index.paths, *index.refused]:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-    return index
+from tests.pipeline.replicas import FakeIndex, make_index
 
 
 def classes(sizes: dict[str, int], prefix: str = "") -> list[str]:
