@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline import official
 from pipeline.errors import InputError
 from pipeline.folders import roster_of_folders
-from pipeline.lists import UNKNOWN, Entry, read_class_names, read_list
+from pipeline.lists import UNKNOWN, Entry, printable, read_class_names, read_list
 from pipeline.lookup import Lookup, Videos
 from pipeline.official import Annotations
 from pipeline.roster import Roster, compare_labels, roster_of_lists
@@ -256,7 +256,9 @@ def _names_by_folder(entries: Iterable[Entry]) -> tuple[str, ...]:
 def _labeled(roster: Roster, options: DataOptions, lookup: Lookup, seed: int) -> tuple[list[int], str]:
     """The training videos whose labels are used, and how they were chosen."""
     if options.labeled_list is not None:
-        return take_listed(roster, read_list(options.labeled_list), lookup), f"listed in {options.labeled_list.name}"
+        return take_listed(
+            roster, read_list(options.labeled_list), lookup
+        ), f"listed in {printable(options.labeled_list.name)}"
     if options.labels_per_class is not None:
         labeled = draw_per_class(roster, seed, count=options.labels_per_class)
         return labeled, f"{options.labels_per_class} of each class, drawn by seed {seed}"

@@ -40,8 +40,8 @@ _CLIP_TIMES = re.compile(r"_[0-9]{6}_[0-9]{6}$")
 
 def strip_suffix(path: str) -> str:
     """The path without its suffix, if that is one of a video."""
-    stem, suffix = posixpath.splitext(path)
-    return stem if suffix.lower() in VIDEO_SUFFIXES else path
+    stem, dot, suffix = path.rpartition(".")
+    return stem if f"{dot}{suffix}".lower() in VIDEO_SUFFIXES else path
 
 
 class Lookup:
@@ -65,11 +65,11 @@ class Lookup:
         self._sets: tuple[Sequence[str], ...] = (index.paths, list(index.refused))
         self._tables: tuple[dict[Key, dict[str, list[int]]], ...] = ({}, {})
         # How a video is called in the index, and what of a listed path has to equal that.
-        self._ways: list[tuple[Key, Key]] = [(_literal, _literal), (_literal, self._tidy)]
+        self._ways: list[tuple[Key, Callable[[str], str]]]
         if by_name:
-            self._ways += [(_name, self._listed_name), (_name, self._listed_id)]
+            self._ways = [(_name, _name), (_name, _video_id)]
         else:
-            self._ways += [(self._stem, self._listed_stem), (self._stem_below, self._listed_stem)]
+            self._ways = [(_literal, _literal), (self._stem, self._stem), (self._stem_below, self._stem)]
 
     def find(self, entry: Entry) -> int | str:
         """The row of a listed video, or why there is none.
@@ -90,11 +90,14 @@ class Lookup:
 
     def _find(self, which: int, entry: Entry) -> int | None:
         """Place of a listed video among the usable (0) or the refused ones (1)."""
+        paths = self._sets[which]
+        if not self._by_name and (exact := self._table(which, _literal).get(entry.path)):
+            return exact[0]
+        listed = self._tidy(entry.path)
         for key_of, key_of_listed in self._ways:
-            key = key_of_listed(entry.path)
-            candidates = self._table(which, key_of).get(key, []) if key is not None else []
+            candidates = self._table(which, key_of).get(key_of_listed(listed), [])
             if candidates:
-                return self._choose(self._sets[which], candidates, entry)
+                return candidates[0] if len(candidates) == 1 else self._choose(paths, candidates, entry)
         return None
 
     def _table(self, which: int, key_of: Key) -> dict[str, list[int]]:
@@ -130,18 +133,8 @@ class Lookup:
         path = path.replace("\\", "/").removeprefix(f"{self._root}/")
         return posixpath.normpath(path)
 
-    def _listed_name(self, path: str) -> str:
-        return _name(self._tidy(path))
-
-    def _listed_id(self, path: str) -> str:
-        """A Kinetics clip's name without its times: some copies leave them out."""
-        return _CLIP_TIMES.sub("", self._listed_name(path))
-
     def _stem(self, path: str) -> str:
         return unicodedata.normalize("NFC", self._fold(strip_suffix(path)))  # macOS takes names apart, ü to u and ¨
-
-    def _listed_stem(self, path: str) -> str:
-        return self._stem(self._tidy(path))
 
     def _stem_below(self, path: str) -> str | None:
         below = path.partition("/")[2]
@@ -153,7 +146,12 @@ def _literal(path: str) -> str:
 
 
 def _name(path: str) -> str:
-    return strip_suffix(posixpath.basename(path))
+    return strip_suffix(path.rpartition("/")[2])
+
+
+def _video_id(path: str) -> str:
+    """A Kinetics clip's name without its times: some copies leave them out."""
+    return _CLIP_TIMES.sub("", _name(path))
 
 
 def _folders(path: str) -> set[str]:

@@ -108,14 +108,15 @@ def test_missing_and_refused_videos_are_counted_and_named(tmp_path: Path) -> Non
     paths = sorted({*train, *test} - {gone, broken, unseen})
     index = make_index(tmp_path, paths, {broken.replace(".avi", ".webm"): "truncated", "x.avi": "empty"})
     split = split_videos(index)
+    nowhere = f"neither in {tmp_path} nor one folder below it"
     assert split.missing == {
-        gone: f"neither in {tmp_path} nor one folder below it",
+        gone: nowhere,
         broken: f"{broken.replace('.avi', '.webm')}: truncated",
-        unseen: f"neither in {tmp_path} nor one folder below it",
+        unseen: nowhere,
     }
     assert split.remarks == (
-        f"2 of 9 training videos on the lists cannot be used; the first, {gone}: neither in {tmp_path} nor one folder below it",
-        f"1 of 3 validation videos on the lists cannot be used; the first, {unseen}: neither in {tmp_path} nor one folder below it",
+        f"2 of 9 training videos on the lists cannot be used; the first, {gone}: {nowhere}",
+        f"1 of 3 validation videos on the lists cannot be used; the first, {unseen}: {nowhere}",
     )
     assert names(index, split.unlabeled) | names(index, split.val) == set(paths)
 
