@@ -160,6 +160,8 @@ def split_videos(index: Videos, options: DataOptions | None = None, *, seed: int
     if not roster.val:
         draw_val(roster, options.val_fraction, seed)
     labeled, labels_from = _labeled(roster, options, lookup, seed)
+    if not labeled:
+        raise InputError("no training video has a label: write labels from 0 into the lists, -1 is for unknown ones")
     unlabeled = roster.train.keys() - labeled if options.exclude_labeled else roster.train.keys()
     if not unlabeled:
         raise InputError("every training video is labeled: add others, or leave out --data.exclude-labeled")

@@ -20,7 +20,7 @@ def remarks(split: DataSplit, run_dir: Path) -> list[str]:
     """What a user should know about the videos, a line each."""
     lines = [f"note: {printable(remark)}" for remark in split.remarks]
     if split.missing:
-        lines.append(f"note: the {len(split.missing)} missing videos are named in {run_dir / MISSING}")
+        lines.append(f"note: all missing videos are named in {run_dir / MISSING}")
     return lines
 
 

@@ -1,5 +1,6 @@
 """Data sets as they lie on disk, complete or not, to who trains, who validates and whose labels are known."""
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from pipeline.datasets import DataOptions, DataSplit, split_videos
 from pipeline.errors import InputError
+from pipeline.index import VideoIndex
 from pipeline.lists import write_list
 from tests.pipeline import replicas
 from tests.pipeline.replicas import FakeIndex, make_index
@@ -222,6 +224,14 @@ def test_lists_that_contradict_themselves_are_refused(
         split_videos(index, lists(tmp_path, train, val))
 
 
+def test_lists_without_any_label_are_refused(tmp_path: Path) -> None:
+    index = make_index(tmp_path, ["a/0.mp4", "b/0.mp4"])
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    options = lists(tmp_path, "a/0.mp4 -1\n", "b/0.mp4 1\n", class_names=tmp_path / "names.txt")
+    with pytest.raises(InputError, match="no training video has a label"):
+        split_videos(index, options)
+
+
 def test_labels_beyond_the_class_names_are_refused_by_line(tmp_path: Path) -> None:
     index = make_index(tmp_path, ["a/0.mp4", "b/0.mp4"])
     (tmp_path / "names.txt").write_text("a\nb\n")
@@ -264,6 +274,19 @@ def test_given_lists_of_labels_are_taken_as_they_are(ucf101: FakeIndex) -> None:
     assert split.remarks == ("1 of 3 classes have no label: HandstandWalking",)
     without = split_videos(ucf101, DataOptions(labeled_list=listed, exclude_labeled=True))
     assert names(ucf101, without.unlabeled) == names(ucf101, split.unlabeled) - names(ucf101, split.labeled)
+
+
+@pytest.mark.parametrize("line", ["{folder}/{name}.mp4 {label}\n", "{folder}/{name} 300 {label}\n"])
+def test_lists_of_kinetics_fit_a_copy_without_class_folders(tmp_path: Path, line: str) -> None:
+    videos = replicas.kinetics(tmp_path)
+    index = make_index(tmp_path, sorted(f"{s}/{path.split('/')[1]}.webm" for s in videos for path in videos[s]))
+    classes = ("abseiling", "massaging person's head", "tying tie")
+    parts = [path.split("/") for path in videos["train"][1:]]
+    lines = [line.format(folder=c.replace(" ", "_"), name=name, label=classes.index(c)) for c, name in parts]
+    (tmp_path / "labeled.txt").write_text("".join(lines))
+    split = split_videos(index, DataOptions(labeled_list=tmp_path / "labeled.txt"))
+    assert names(index, split.labeled) == {f"train/{name}.webm" for _, name in parts}
+    assert split.remarks == ("1 of 3 classes have no label: tying tie",)
 
 
 def test_labels_of_a_list_that_differ_are_used_and_named_unless_most_do(ucf101: FakeIndex) -> None:
@@ -391,3 +414,29 @@ def test_excluding_every_training_video_is_refused(ucf101: FakeIndex) -> None:
 def test_class_names_beside_a_known_data_set_are_refused(ucf101: FakeIndex) -> None:
     with pytest.raises(InputError, match=r"--data\.class-names .*classInd\.txt: .* names the classes already"):
         split_videos(ucf101, DataOptions(class_names=ucf101.root / "classInd.txt"))
+
+
+def test_real_files_with_links_and_all_kinds_of_names(tmp_path: Path, video: Callable[..., Path]) -> None:
+    root, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    source = video("mjpeg", num_frames=4)
+    for path in ("Jump/1 2.AVI", "Jump/\u00fcber.avi", "Jump/u\u0308ber 2.Avi", "Jump/.hidden.avi", "Run/#1;&'[x].avi"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        os.link(source, root / path)
+    os.link(source, os.fsencode(root / "Run") + b"/caf\xe9.avi")  # no UTF-8
+    os.link(source, root / "Run" / "notes.txt")
+    (root / "Run" / "gone.avi").symlink_to(tmp_path / "nowhere.avi")
+    (root / "Run" / "loop").symlink_to(root)
+    elsewhere.mkdir()
+    os.link(source, elsewhere / "b.avi")
+    (root / "Linked").symlink_to(elsewhere)
+    (root / "Run" / "link.avi").symlink_to(source)
+    index = VideoIndex.build(root, num_workers=1, progress=False)
+    lines = ["Jump/1 2.avi 0", "Jump/u\u0308ber.avi 0", "Jump/\u00fcber 2.avi 0", "Linked/b.avi 1", "Run/link.avi 2"]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    (tmp_path / "val.txt").write_bytes(b"Run/caf\xe9.avi 2\nRun/#1;&'[x].avi 2\n")
+    split = split_videos(index, DataOptions(train_list=tmp_path / "train.txt", val_list=tmp_path / "val.txt"))
+    assert not split.missing
+    assert not split.remarks
+    assert split.class_names == ("Jump", "Linked", "Run")
+    assert [len(rows) for rows in (split.labeled, split.unlabeled, split.val)] == [5, 5, 2]
+    assert len(index.paths) == 7

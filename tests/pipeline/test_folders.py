@@ -196,7 +196,7 @@ def test_seeds_draw_differently_and_every_video_gets_its_turn(tmp_path: Path) ->
     ],
 )
 def test_what_a_user_can_get_wrong_is_named_with_a_remedy(
-    tmp_path: Path, paths: list[str], refused: dict[str, str], options: dict[str, float], message: str
+    tmp_path: Path, paths: list[str], refused: dict[str, str], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         split_folder(make_index(tmp_path, paths, refused), **options)

@@ -64,11 +64,10 @@ def test_kinetics_split_may_be_in_the_file_s_name_and_times_be_fractions(tmp_pat
 
 
 def test_each_folder_is_known_for_what_it_is(tmp_path: Path) -> None:
-    makers = {"ucf101": replicas.ucf101, "hmdb51": replicas.hmdb51, "kinetics": replicas.kinetics}
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "notes.csv").write_text("day,what\n1,2\n")
-    for name, make in makers.items():
-        make(tmp_path / name)
+    for name in READERS:
+        getattr(replicas, name)(tmp_path / name)
     for name, knows in (("ucf101", has_ucf101), ("hmdb51", has_hmdb51), ("kinetics", has_kinetics)):
         assert [folder.name for folder in sorted(tmp_path.iterdir()) if knows(folder)] == [name]
 
