@@ -12,7 +12,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -197,9 +197,18 @@ class VideoIndex:
 
 
 def find_videos(root: Path) -> list[str]:
-    """Paths of all files below a folder that are videos by their suffix, relative, with "/", sorted.
+    """:func:`find_files` of all suffixes that videos have."""
+    return find_files(root, VIDEO_SUFFIXES)
+
+
+def find_files(root: Path, suffixes: Collection[str]) -> list[str]:
+    """Paths of all files below a folder that have one of some suffixes, relative, with "/", sorted.
 
     Hidden files and folders are passed over; linked folders are followed, each once.
+
+    Args:
+        root: the folder.
+        suffixes: in lower case, as ".mp4"; files may have them in any case.
 
     Raises:
         InputError: there is no such folder.
@@ -217,8 +226,8 @@ def find_videos(root: Path) -> list[str]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         relative = os.path.relpath(folder, root)
         for name in files:
-            is_video = not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-            if is_video and os.path.isfile(os.path.join(folder, name)):  # no dangling links, no pipes
+            is_wanted = not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+            if is_wanted and os.path.isfile(os.path.join(folder, name)):  # no dangling links, no pipes
                 found.append(Path(relative, name).as_posix())
     return sorted(found)
 
