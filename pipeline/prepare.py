@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline.errors import BadVideo, InputError
-from pipeline.index import find_files, find_videos
+from pipeline.files import find_files, find_videos
 from pipeline.manifest import FOLDER, Entry, append, open_manifest, read_manifests, summarize, summary_table
 from pipeline.processes import map_in_processes, num_cores
 from pipeline.transcode import CODECS, DISK_FULL, Options, transcode
