@@ -52,8 +52,8 @@ _NUMBERS = {
 }
 _PER_PACKET = {"offsets": np.int64, "sizes": np.int32, "keyframes": np.bool_, "shown": np.bool_}
 _NAMES = ("codec", "pixel_format")
-# A video's packets lie together, so that reading a record is one read of a few kilobytes.  The tables of packets and
-# extradata are 1.1 GB at 250,000 videos of 300 packets and stay in the file; all else is 30 MB.
+# A video's packets and extradata are its table.  Tables lie one after the other, so that a record takes one read of a
+# few kilobytes; they are 1.3 GB at 250,000 videos of 300 packets and stay in the file.  All else is 40 MB.
 _PACKET = np.dtype([*_PER_PACKET.items()])
 
 _CRASHED = "reading it crashes FFmpeg"
@@ -93,7 +93,7 @@ class VideoIndex:
         self,
         root: Path,
         columns: Mapping[str, np.ndarray],
-        tables: Mapping[str, np.ndarray | StoredArray],
+        tables: np.ndarray | StoredArray,
         names: list[str],
         refusals: Mapping[str, Refusal],
     ) -> None:
@@ -101,7 +101,8 @@ class VideoIndex:
         self.refused = {path: refusal.reason for path, refusal in refusals.items()}
         self._refusals = refusals
         self._columns = columns
-        self._tables = tables  # packets and extradata of all videos, one after the other
+        self._tables = tables
+        self._folder = os.path.join(root, "")
         self._names = names  # of codecs and pixel formats, by number
         ends = columns["paths_end"].tolist()
         text = columns["paths"].tobytes()
@@ -117,18 +118,18 @@ class VideoIndex:
             BadVideo: its part of the index is damaged.
         """
         columns = self._columns
-        path = f"{self.root}/{self.paths[row]}"
-        packets, extradata = self._part("packets", row), self._part("extradata", row).tobytes()
-        if zlib.crc32(extradata, zlib.crc32(packets.data)) != columns["crc"].item(row):
+        ends, num_packets = columns["table_end"], columns["num_packets"].item(row)
+        table = self._tables[ends.item(row - 1) if row else 0 : ends.item(row)]
+        path = f"{self._folder}{self.paths[row]}"
+        if zlib.crc32(table.data) != columns["crc"].item(row):
             raise BadVideo(path, "its packet table in the index is damaged: delete the index and make it again")
-        fields: dict[str, Any] = {name: self._names[columns[name].item(row)] for name in _NAMES}
-        fields |= {name: columns[name].item(row) for name in _NUMBERS}
-        fields |= {name: packets[name] for name in _PER_PACKET}
-        return VideoRecord(path=path, extradata=extradata, **fields)
-
-    def _part(self, name: str, row: int) -> np.ndarray:
-        ends = self._columns[f"{name}_end"]
-        return self._tables[name][ends.item(row - 1) if row else 0 : ends.item(row)]
+        packets = table[: num_packets * _PACKET.itemsize].view(_PACKET)
+        fields: dict[str, Any] = {name: packets[name] for name in _PER_PACKET}
+        for name in _NUMBERS:
+            fields[name] = columns[name].item(row)
+        for name in _NAMES:
+            fields[name] = self._names[columns[name].item(row)]
+        return VideoRecord(path=path, extradata=table[packets.nbytes :].tobytes(), **fields)
 
     @property
     def num_frames(self) -> np.ndarray:
@@ -157,6 +158,7 @@ class VideoIndex:
         Args:
             root: the folder.
             previous: an earlier index of it; files with the size and modification time noted there are not read again.
+                What ``python -m pipeline.index`` left in the folder where None.
             partial: file that keeps what has been scanned, every half minute or less often; what is in it is not
                 scanned again.  Remove it when the index is saved.
             num_workers: processes; as many as there are cores where None.
@@ -166,6 +168,8 @@ class VideoIndex:
             InputError: there is no such folder, or not one usable video in it.
         """
         root = Path(root).absolute()
+        if previous is None and (root / FILE_NAME).exists():
+            previous = cls.load(root / FILE_NAME)
         stats = {path: stat for path in find_videos(root) if (stat := _stat(root, path))}
         if previous is not None and previous.root == root and previous._stats() == stats:
             return previous
@@ -233,7 +237,7 @@ class VideoIndex:
         """Write the index to a file, whole or not at all."""
         facts = {"root": str(self.root), "names": self._names, "refused": self._refusals}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_arrays(path, _MAGIC, facts, self._columns, self._tables)
+        write_arrays(path, _MAGIC, facts, self._columns, {"tables": self._tables})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "VideoIndex":
@@ -244,7 +248,7 @@ class VideoIndex:
         """
         facts, columns, tables = read_arrays(path, _MAGIC, "index")
         refusals = {file: Refusal(*refusal) for file, refusal in facts["refused"].items()}
-        return cls(Path(facts["root"]), columns, tables, facts["names"], refusals)
+        return cls(Path(facts["root"]), columns, tables["tables"], facts["names"], refusals)
 
     def changed(self) -> dict[str, str]:
         """What differs on disk by now: "new", "gone" or "changed" by relative path."""
@@ -309,14 +313,18 @@ def _assemble(root: Path, outcomes: Mapping[str, VideoRecord | Refusal]) -> Vide
         columns[name] = np.array([getattr(record, name) for record in rows], dtype)
     names_on_disk = [os.fsencode(path) for path in records]
     columns["paths"], columns["paths_end"] = _joined(names_on_disk), _ends(names_on_disk)
-    extradata, packets = [record.extradata for record in rows], [_packets(record) for record in rows]
-    tables = {"extradata": _joined(extradata), "packets": np.frombuffer(b"".join(packets), _PACKET)}
-    columns["extradata_end"] = _ends(extradata)
-    columns["packets_end"] = _ends(packets) // _PACKET.itemsize
-    columns["crc"] = np.array(
-        [zlib.crc32(e, zlib.crc32(p)) for e, p in zip(extradata, packets, strict=True)], np.uint32
-    )
-    return VideoIndex(root, columns, tables, names, refusals)
+    tables = [_table(record) for record in rows]
+    columns["table_end"] = _ends(tables)
+    columns["num_packets"] = np.array([len(record.sizes) for record in rows], np.int64)
+    columns["crc"] = np.array([zlib.crc32(table) for table in tables], np.uint32)
+    return VideoIndex(root, columns, _joined(tables), names, refusals)
+
+
+def _table(record: VideoRecord) -> bytes:
+    packets = np.empty(len(record.sizes), _PACKET)
+    for name in _PER_PACKET:
+        packets[name] = getattr(record, name)
+    return packets.tobytes() + record.extradata
 
 
 def _joined(parts: list[bytes]) -> np.ndarray:
@@ -325,13 +333,6 @@ def _joined(parts: list[bytes]) -> np.ndarray:
 
 def _ends(parts: list[bytes]) -> np.ndarray:
     return np.cumsum([len(part) for part in parts], dtype=np.int64)
-
-
-def _packets(record: VideoRecord) -> bytes:
-    packets = np.empty(len(record.sizes), _PACKET)
-    for name in _PER_PACKET:
-        packets[name] = getattr(record, name)
-    return packets.tobytes()
 
 
 def _nothing_usable(root: Path, refused: Mapping[str, str]) -> str:

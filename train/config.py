@@ -94,6 +94,8 @@ class DataConfig:
 
     root: Path = Path("data")
     """Folder with one sub-folder of videos per class, or with such folders under train/ and val/."""
+    index: Path | None = None
+    """File that keeps what is known of the videos, shared by runs; brought up to date by each. None: the run's own."""
     labels_per_class: int | None = None
     """Use the labels of this many videos per class and treat all others as unlabeled."""
     labeled_fraction: float | None = None

@@ -51,6 +51,7 @@ from train.schedule import Schedule
 from train.stop import Stopped, StopSignal
 
 INDEX = "index"
+PARTIAL_INDEX = "index.partial"
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,10 @@ def prepare_videos(config: Config) -> Videos:
         generate_motion_dataset(data.root, **asdict(generate))
     saved = config.run.dir / INDEX
     previous = VideoIndex.load(saved) if saved.exists() else None
-    index = VideoIndex.build(data.root, previous=previous)
+    if data.index:
+        index = VideoIndex.refresh(data.index, data.root)
+    else:
+        index = VideoIndex.build(data.root, previous=previous, partial=config.run.dir / PARTIAL_INDEX)
     if previous is not None and (config.run.dir / LAST).exists() and index.paths != previous.paths:
         different = sorted(set(index.paths) ^ set(previous.paths))
         raise InputError(
@@ -270,6 +274,7 @@ def _write_provenance(config: Config, index: VideoIndex, command: str) -> None:
     (folder / "config.json").write_text(to_json(config))
     (folder / "environment.json").write_text(json.dumps(describe_environment(command), indent=2) + "\n")
     index.save(folder / INDEX)
+    (folder / PARTIAL_INDEX).unlink(missing_ok=True)
 
 
 def _recorded_test(run_dir: Path, step: int) -> Accuracy | None:

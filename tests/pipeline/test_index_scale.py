@@ -62,15 +62,13 @@ def large_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     columns |= {name: np.zeros(NUM_VIDEOS, np.int16) for name in ("codec", "pixel_format")}
     names = [b"train/some class of actions/abcdefghijk_%06d_%06d.mp4" % (i, i + 10) for i in range(NUM_VIDEOS)]
+    table = bytes(NUM_PACKETS * _PACKET.itemsize + 40)
     columns["paths"] = np.frombuffer(b"".join(names), np.uint8)
-    extradata, packets = bytes(40), bytes(NUM_PACKETS * _PACKET.itemsize)
-    for name, length in {"paths": len(names[0]), "extradata": len(extradata), "packets": NUM_PACKETS}.items():
-        columns[f"{name}_end"] = np.arange(1, NUM_VIDEOS + 1) * length
-    columns["crc"] = np.full(NUM_VIDEOS, zlib.crc32(extradata, zlib.crc32(packets)), np.uint32)
-    tables = {
-        "extradata": hole(NUM_VIDEOS * len(extradata), np.dtype(np.uint8)),
-        "packets": hole(NUM_VIDEOS * NUM_PACKETS, _PACKET),
-    }
+    columns["paths_end"] = np.arange(1, NUM_VIDEOS + 1) * len(names[0])
+    columns["table_end"] = np.arange(1, NUM_VIDEOS + 1) * len(table)
+    columns["num_packets"] = np.full(NUM_VIDEOS, NUM_PACKETS)
+    columns["crc"] = np.full(NUM_VIDEOS, zlib.crc32(table), np.uint32)
+    tables = hole(NUM_VIDEOS * len(table), np.dtype(np.uint8))
     path = tmp_path_factory.mktemp("large") / "index"
     VideoIndex(Path("/data"), columns, tables, ["h264"], {}).save(path)
     return path
