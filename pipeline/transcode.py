@@ -24,6 +24,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.filter import Graph
+from av.video.frame import PictureType
 
 from pipeline.decode import TURN
 from pipeline.encode import ENCODERS, Encoder, video_writer
@@ -135,7 +136,7 @@ def regular_clock(
     elapsed = times - times[0]
     even = np.linspace(0, elapsed[-1], num_frames)
     gaps = np.diff(times)
-    median = np.median(gaps)
+    median = np.sort(gaps)[len(gaps) // 2]
     interval = gaps[np.abs(gaps - median) <= median / 4].mean()  # the median alone is a whole number of coarse units
     ticks = np.rint(elapsed / interval).astype(np.int64)  # of the regular clock, at which each frame is due
     if (
@@ -181,6 +182,7 @@ def _write(
                 break
             graph.vpush(frame)
             scaled = graph.vpull()
+            scaled.pict_type = PictureType.NONE  # the source's keyframes would become keyframes of the result
             for _ in range(repeats[number]):
                 scaled.pts, scaled.time_base = len(brightness), 1 / rate
                 write(scaled)
