@@ -96,6 +96,8 @@ class DataConfig(DataOptions):
     root: Path = Path("data")
     """Folder of the videos: with one sub-folder per class, or such folders under train/ and val/, or a known data set
     with its annotation files."""
+    index: Path | None = None
+    """File that keeps what is known of the videos, shared by runs; brought up to date by each. None: the run's own."""
     clip_len: int = 8
     """Frames of a clip."""
     frame_stride: int = 8

@@ -57,6 +57,7 @@ from train.split_record import check_same_split, remarks, write_split
 from train.stop import Stopped, StopSignal
 
 INDEX = "index"
+PARTIAL_INDEX = "index.partial"
 
 View = TypeVar("View")
 log = logging.getLogger(__name__)
@@ -173,7 +174,11 @@ def prepare_videos(config: Config) -> Videos:
         generate_motion_dataset(data.root, **asdict(generate))
     saved = config.run.dir / INDEX
     previous = VideoIndex.load(saved) if saved.exists() else None
-    index = _resumed_index(config, previous) or VideoIndex.build(data.root, previous=previous)
+    index = _resumed_index(config, previous)
+    if index is None and data.index:
+        index = VideoIndex.refresh(data.index, data.root)
+    elif index is None:
+        index = VideoIndex.build(data.root, previous=previous, partial=config.run.dir / PARTIAL_INDEX)
     return Videos(index, split_videos(index, data, seed=config.run.seed))
 
 
@@ -321,6 +326,7 @@ def _write_provenance(config: Config, videos: Videos, command: str) -> None:
     (folder / "environment.json").write_text(json.dumps(describe_environment(command), indent=2) + "\n")
     write_split(folder, videos.index, videos.split)
     videos.index.save(folder / INDEX)
+    (folder / PARTIAL_INDEX).unlink(missing_ok=True)
 
 
 def _recorded_test(run_dir: Path, step: int) -> Accuracy | None:
