@@ -120,6 +120,8 @@ class DataConfig:
     """Video decoder; auto takes DALI on a GPU and FFmpeg on a CPU."""
     num_threads: int | None = None
     """Threads that decode; None takes one per core this process may use."""
+    max_bad_fraction: float = 0.01
+    """End the run when more than this fraction of the training videos has gone bad; one always may."""
     generate: GenerateConfig | None = None
     """The data set to generate, None to use what is there."""
 
@@ -159,6 +161,10 @@ class DataConfig:
         _require(
             self.num_threads is None or self.num_threads >= 1,
             f"--data.num-threads {self.num_threads}: take 1 or more, or None for one per core",
+        )
+        _require(
+            0 <= self.max_bad_fraction <= 1,
+            f"--data.max-bad-fraction {self.max_bad_fraction}: take at least 0 and at most 1",
         )
 
 
