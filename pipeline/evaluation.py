@@ -64,7 +64,8 @@ def center_views(
         (B,) int64 rows on the host, and views of (B, T, H, W, C) uint8 with H = W = ``spec.size``.
     """
     spec = spec if tg else replace(spec, tg_stride=0)
-    shown = GraphSpec(spec.clip_len, tg, strong=False, decoder=choose_decoder(index, rows, decoder, device))
+    decoder = choose_decoder(index, rows, decoder, device)
+    shown = GraphSpec(spec.clip_len, tg, strong=False, decoder=decoder, tg_form=spec.tg_form)
     graph = GuardedGraph(partial(ClipGraph, shown, spec.size, device=device, num_threads=num_threads), batch_size)
     share = _share(rows, rank, world_size)
     batches = _each_once(index, share, partial(plan_center, spec=spec), graph, batch_size, num_threads, skipped)
@@ -103,8 +104,8 @@ def multi_views(
         Row, and views of (30, T, H, W, C) uint8 with H = W = ``spec.eval_size``: all crops of the first clip first.
     """
     spec = spec if tg else replace(spec, tg_stride=0)
-    num_frames = NUM_TEST_CLIPS * spec.clip_len
-    shown = GraphSpec(num_frames, tg, strong=False, decoder=choose_decoder(index, rows, decoder, device))
+    decoder = choose_decoder(index, rows, decoder, device)
+    shown = GraphSpec(spec.clip_len, tg, strong=False, decoder=decoder, tg_form=spec.tg_form, num_clips=NUM_TEST_CLIPS)
     graph = GuardedGraph(partial(ClipGraph, shown, spec.eval_size, device=device, num_threads=num_threads), 1)
     share = _share(rows, rank, world_size)
 

@@ -101,7 +101,8 @@ class ClipLoader:
                 world_size=world_size,
                 quarantine=self._quarantine,
             )
-            shown = GraphSpec(spec.clip_len, needs.tg, strong=needs.strong and name == "unlabeled", decoder=decoder)
+            strong = needs.strong and name == "unlabeled"
+            shown = GraphSpec(spec.clip_len, needs.tg, strong, decoder, spec.tg_form)
             build = partial(ClipGraph, shown, spec.size, device=device, num_threads=num_threads)
             self._branches.append(Branch(stream, GuardedGraph(build, batch_size)))
         self._labels = split.labels

@@ -25,6 +25,9 @@ NUM_STRONG_OPS = 15
 NUM_TEST_CLIPS = 10
 """Clips of each video in the final test."""
 
+TG_FORMS = ("aligned", "reference_slow")
+"""Which frames make the temporal gradients of a clip: :attr:`ClipSpec.tg_form`."""
+
 _CROP_ATTEMPTS = 10
 _LOG_RATIOS = (math.log(3 / 4), math.log(4 / 3))
 _UNIFORMS_PER_STRONG = 6
@@ -46,6 +49,9 @@ class ClipSpec:
         min_crop_area: smallest share of the frame's area that a training crop may show; the paper's is 0.08.
         flip: mirror half of the training clips; off where left and right tell classes apart.
         tg_stride: n in TG_t = x_t - x_{t+n}, in video frames; 0 where no TG is wanted, so that every frame may be used.
+        tg_form: "aligned", as in the paper: x_t - x_{t+n} at the frames of the RGB clip.  "reference_slow", as in the
+            reference's ablation of slow TG: the frames of the clip's span, T + 1 evenly spaced ones, each minus its
+            predecessor, and strong operations apply to these frames before they are subtracted.
     """
 
     clip_len: int = 8
@@ -55,11 +61,16 @@ class ClipSpec:
     min_crop_area: float = 0.08
     flip: bool = True
     tg_stride: int = 1
+    tg_form: str = "aligned"
 
     def __post_init__(self) -> None:
         for name, least in (("clip_len", 1), ("frame_stride", 1), ("size", 1), ("eval_size", 1), ("tg_stride", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        if self.tg_form not in TG_FORMS:
+            raise InputError(f"tg_form is {self.tg_form!r}: choose one of {', '.join(TG_FORMS)}")
+        if self.tg_form == "reference_slow" and self.tg_stride > 1:
+            raise InputError(f"tg_stride is {self.tg_stride}: with tg_form reference_slow it follows from the clip")
         if not 0 < self.min_crop_area <= 1:
             raise InputError(f"min_crop_area is {self.min_crop_area}: it must be above 0 and at most 1")
         if self.eval_size < self.size:
@@ -87,7 +98,8 @@ class ClipPlan:
 
     Attributes:
         frames: (T,) int64 frame numbers of the RGB clip.
-        later: (T,) int64 frame numbers of the TG partners x_{t+n}; equal to ``frames`` where the spec wants no TG.
+        later: (T,) int64 frame numbers of the TG partners x_{t+n}; equal to ``frames`` where the spec wants no TG.  In
+            the form "reference_slow" (T + 1,), the frames whose differences are the TG.
         box: x, y, width, height of the crop in pixels of the frame as displayed.
         flip: mirror left and right.
         size: (width, height) that the crop is resized to.
@@ -218,7 +230,8 @@ def _window(spec: ClipSpec) -> int:
 
 
 def _num_starts(num_frames: np.ndarray | int, spec: ClipSpec) -> np.ndarray:
-    num: np.ndarray = np.maximum(1, np.asarray(num_frames) - spec.tg_stride)
+    """Frames that a clip may show: in the aligned form, those that have a partner."""
+    num: np.ndarray = np.maximum(1, np.asarray(num_frames) - spec.tg_stride * (spec.tg_form == "aligned"))
     return num
 
 
@@ -229,12 +242,15 @@ def _starts(num_frames: np.ndarray, spec: ClipSpec, u: np.ndarray) -> np.ndarray
 
 
 def _frames(num_frames: np.ndarray | int, spec: ClipSpec, starts: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of clips and their TG partners, (..., T) int64 each for (...) starts.
+    """Frames of clips and their TG partners, (..., T) and (..., T or T + 1) int64 for (...) starts.
 
     Short videos loop over the frames that have a partner, so that no pair crosses the seam.
     """
     offsets = spec.frame_stride * np.arange(spec.clip_len)
     frames = (np.asarray(starts)[..., None] + offsets) % _num_starts(num_frames, spec)[..., None]
+    if spec.tg_stride and spec.tg_form == "reference_slow":
+        even = np.linspace(frames[..., 0], frames[..., -1], spec.clip_len + 1, axis=-1)
+        return frames, np.rint(even).astype(np.int64)
     return frames, np.minimum(frames + spec.tg_stride, np.asarray(num_frames)[..., None] - 1)
 
 

@@ -36,6 +36,11 @@ _FREE_OPTIONS = frozenset(
         "run.log_every",
         "run.eval_every_epochs",
         "data.root",
+        "data.annotations",
+        "data.train_list",
+        "data.val_list",
+        "data.class_names",
+        "data.labeled_list",
         "data.num_threads",
         "data.max_bad_fraction",
     }

@@ -1,8 +1,9 @@
 """The program: ``python -m train RECIPE [OPTIONS]``, or ``torchrun train/train.py RECIPE [OPTIONS]``.
 
 Reads the command line, indexes the videos, trains the method and its baseline, evaluates, and writes the report.  A
-run leaves in its folder: config.json, environment.json, index, last.pt, best.pt, metrics.jsonl, tensorboard/, report/.
-Videos that go bad meanwhile are left out, and named at the end.
+run leaves in its folder: config.json, environment.json, index, split.json, labeled.txt, missing_videos.txt where a list
+names such, last.pt, best.pt, metrics.jsonl, tensorboard/, report/.  Videos that go bad meanwhile are left out, and
+named at the end.
 
 Exit status: 0 when all is done; 2 for a mistake in the input, said in one line, with nothing written; 1 where training
 broke down or too many videos went bad; 130 after Ctrl-C and 143 after SIGTERM, with a checkpoint written where training
@@ -33,10 +34,11 @@ import torch
 from rich.console import Console
 
 from pipeline.batch import ClipBatch
-from pipeline.datasets import DataSplit, split_folder
+from pipeline.datasets import DataSplit, split_videos
 from pipeline.errors import InputError, TooManyBadVideos
 from pipeline.evaluation import center_views, multi_views
 from pipeline.index import VideoIndex
+from pipeline.lists import printable
 from pipeline.loader import ClipLoader
 from pipeline.plan import ClipSpec
 from pipeline.synthetic import generate_motion_dataset
@@ -51,9 +53,11 @@ from train.methods import METHODS
 from train.metrics import MetricsLog, NonFiniteLossError, Window, read_metrics
 from train.report import result_table, write_report
 from train.schedule import Schedule
+from train.split_record import check_same_split, remarks, write_split
 from train.stop import Stopped, StopSignal
 
 INDEX = "index"
+PARTIAL_INDEX = "index.partial"
 
 View = TypeVar("View")
 log = logging.getLogger(__name__)
@@ -128,7 +132,9 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(_describe(videos))
     for path, reason in videos.index.refused.items():
-        console.print(f"left out: {path}: {reason}")
+        console.print(f"left out: {printable(path)}: {reason}")
+    for line in remarks(videos.split, config.run.dir):
+        console.print(line)
 
     results: dict[str, Accuracy] = {}
     samples: list[ClipBatch] = []
@@ -168,17 +174,12 @@ def prepare_videos(config: Config) -> Videos:
         generate_motion_dataset(data.root, **asdict(generate))
     saved = config.run.dir / INDEX
     previous = VideoIndex.load(saved) if saved.exists() else None
-    index = _resumed_index(config, previous) or VideoIndex.build(data.root, previous=previous)
-    split = split_folder(
-        index,
-        labels_per_class=data.labels_per_class,
-        labeled_fraction=data.labeled_fraction,
-        val_fraction=data.val_fraction,
-        seed=config.run.seed,
-    )
-    if not len(split.val):
-        raise InputError(f"no videos to validate on below {data.root}: add some, or raise --data.val-fraction")
-    return Videos(index, split)
+    index = _resumed_index(config, previous)
+    if index is None and data.index:
+        index = VideoIndex.refresh(data.index, data.root)
+    elif index is None:
+        index = VideoIndex.build(data.root, previous=previous, partial=config.run.dir / PARTIAL_INDEX)
+    return Videos(index, split_videos(index, data, seed=config.run.seed))
 
 
 def _resumed_index(config: Config, previous: VideoIndex | None) -> VideoIndex | None:
@@ -240,7 +241,8 @@ def train_one(
         begun = last.exists()
         if begun:
             state.restore(load(last), last)
-        _write_provenance(config, videos.index, command)
+            check_same_split(run.dir, split)
+        _write_provenance(config, videos, command)
         skipped: dict[str, str] = {}
         with (
             MetricsLog(run.dir, state.step) as metrics,
@@ -288,6 +290,8 @@ def clip_spec(config: Config) -> ClipSpec:
         eval_size=data.eval_size,
         min_crop_area=data.min_crop_area,
         flip=data.flip,
+        tg_stride=data.tg_stride,
+        tg_form=data.tg_form,
     )
 
 
@@ -314,13 +318,15 @@ def _new_state(config: Config, videos: Videos, loader: ClipLoader) -> tuple[Trai
     return TrainState(config, class_names, method, optimizer, loader, window), schedule
 
 
-def _write_provenance(config: Config, index: VideoIndex, command: str) -> None:
-    """The first thing a run writes: what it is and where it runs."""
+def _write_provenance(config: Config, videos: Videos, command: str) -> None:
+    """The first thing a run writes: what it is, where it runs, and which videos it takes."""
     folder = config.run.dir
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(to_json(config))
     (folder / "environment.json").write_text(json.dumps(describe_environment(command), indent=2) + "\n")
-    index.save(folder / INDEX)
+    write_split(folder, videos.index, videos.split)
+    videos.index.save(folder / INDEX)
+    (folder / PARTIAL_INDEX).unlink(missing_ok=True)
 
 
 def _recorded_test(run_dir: Path, step: int) -> Accuracy | None:
@@ -336,7 +342,8 @@ def _describe(videos: Videos) -> str:
     split = videos.split
     return (
         f"{len(videos.index)} videos of {len(split.class_names)} classes: {len(split.unlabeled)} to train on, "
-        f"{len(split.labeled)} of them with labels, {len(split.val)} to validate on"
+        f"{len(split.labeled)} of them with labels ({split.labels_from}; subset {split.digests['labeled']}), "
+        f"{len(split.val)} to validate on"
     )
 
 
