@@ -184,8 +184,8 @@ class _CenterStream(ClipStream):
     """Random order, but always the clip in the middle."""
 
     def _plans(self, rows: np.ndarray, epoch: int, place: int) -> list[ClipPlan]:
-        num_frames, sizes = self.index.shapes(rows)
-        shapes = map(Shape, num_frames.tolist(), map(tuple, sizes.tolist()))
+        sizes = map(tuple, self.index.display_sizes[rows].tolist())
+        shapes = map(Shape, self.index.num_frames[rows].tolist(), sizes)
         return [plan_center(shape, self.spec) for shape in shapes]
 
 
