@@ -35,12 +35,14 @@ VIDEO_SUFFIXES = frozenset(
     )
 )
 
-_MAGIC = b"TGINDEX1"
+_MAGIC = b"TGINDEX2"
 _PREFIX = struct.Struct("<8sQI")
 _ALIGN = 64
 
 # Columns with one number a video; text and packets are stored flat, with the end of each video's part in a column.
 _NUMBERS = {
+    "colorspace": np.int16,
+    "color_range": np.int16,
     "width": np.int32,
     "height": np.int32,
     "rotation": np.int16,
@@ -51,8 +53,8 @@ _NUMBERS = {
     "file_size": np.int64,
     "mtime_ns": np.int64,
 }
-_PER_PACKET = {"offsets": np.int64, "sizes": np.int32, "keyframes": np.bool_, "shown": np.bool_}
-_NAMES = ("codec", "pixel_format")
+_PER_PACKET = {"offsets": np.int64, "sizes": np.int32, "roles": np.int8, "frames": np.int32}
+_NAMES = ("codec", "codec_tag", "pixel_format")
 _BYTES = ("paths", "extradata")
 
 
@@ -69,7 +71,7 @@ class VideoIndex:
         self.root = root
         self.refused = refused
         self._columns = columns
-        self._names = names  # of codecs and pixel formats, by number
+        self._names = names  # of codecs, their tags and pixel formats, by number
         ends = columns["paths_end"].tolist()
         text = columns["paths"].tobytes()
         self.paths = [os.fsdecode(text[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
