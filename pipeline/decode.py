@@ -72,7 +72,7 @@ def decode_clip(
     graph: Graph | None = None
     shape = None
     wanted = np.unique(frames)
-    found = 0
+    missing = set(wanted.tolist())
     with _named_errors(record):
         for number, frame in clip_frames(record, wanted) if record.sliceable else _pick(whole_frames(record), wanted):
             if graph is None:
@@ -84,9 +84,9 @@ def decode_clip(
             plane = graph.vpull().planes[0]
             rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
             out[frames == number] = rows[:, : 3 * width].reshape(height, width, 3)
-            found += 1
-    if found < len(wanted):
-        raise BadVideo(record.path, f"frame {wanted[found]} of {record.num_frames} does not decode: damaged?")
+            missing.discard(number)
+    if missing:
+        raise BadVideo(record.path, f"frame {min(missing)} of {record.num_frames} does not decode: damaged?")
     return out
 
 

@@ -134,6 +134,8 @@ def dali_refusal(record: VideoRecord, device_type: str) -> str | None:
         return f"pixel format {record.pixel_format}"
     if record.rotation:
         return f"rotation by {record.rotation} degrees"
+    if record.sliceable and not record.joinable:
+        return "a clip's packets do not make a stream for it: some show no frame, or it starts in the midst of things"
     return None
 
 

@@ -49,6 +49,7 @@ _NUMBERS = {
     "fps": np.float64,
     "num_frames": np.int64,
     "sliceable": np.bool_,
+    "joinable": np.bool_,
     "stream": np.int16,
     "file_size": np.int64,
     "mtime_ns": np.int64,

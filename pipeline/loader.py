@@ -26,6 +26,7 @@ from pipeline.errors import InputError
 from pipeline.graph import DECODERS, ClipGraph, GraphSpec, Sample, dali_refusal
 from pipeline.index import VideoIndex
 from pipeline.plan import ClipPlan, ClipSpec, epoch_order, plan_clip
+from pipeline.verify import reason_against_slices
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +211,7 @@ def make_batches(
 
 
 def choose_decoder(index: VideoIndex, rows: np.ndarray, decoder: str, device: str) -> str:
-    """Settle "auto", and refuse a decoder that cannot take the videos.
+    """Settle "auto", and refuse a decoder that cannot take the videos; one that fails its check is warned of.
 
     Args:
         index: the videos.
@@ -231,7 +232,11 @@ def choose_decoder(index: VideoIndex, rows: np.ndarray, decoder: str, device: st
         return "ffmpeg"
     refused = [(row, why) for row in rows if (why := dali_refusal(index[int(row)], device_type))]
     if not refused:
-        return "dali"
+        reason = reason_against_slices(index, rows, device)
+        if reason is None:
+            return "dali"
+        log.warning("%s", reason)
+        return "ffmpeg"
     row, why = refused[0]
     message = f"DALI cannot decode {len(refused)} of {len(rows)} videos here ({index.paths[int(row)]}: {why})"
     if decoder == "dali":

@@ -32,6 +32,8 @@ class VideoRecord:
         fps: average frame rate in 1/s; 0 where the container does not say.
         num_frames: frames a decoder delivers, counted.
         sliceable: whether a clip can be decoded from only some of the packets.
+        joinable: whether the runs of a slice that start at CLOSED packets may also be decoded as one stream: each of
+            their packets yields its frame (VP8's hidden ones none), in order of display.
         stream: index of the video stream in the container.
         extradata: the codec's headers, without which packets from the middle of the file mean nothing.
         file_size: bytes, when scanned.
@@ -55,6 +57,7 @@ class VideoRecord:
     fps: float
     num_frames: int
     sliceable: bool
+    joinable: bool
     stream: int
     extradata: bytes = field(repr=False)
     file_size: int

@@ -109,8 +109,7 @@ def _scan(name: str) -> VideoRecord:
     if expected is not None:
         order = np.argsort(expected, kind="stable")[np.count_nonzero(expected < 0) :]
         if reading.sources == order[: len(reading.sources)].tolist():
-            roles = _closed_where_in_order(record, expected)
-            sliced = replace(record, roles=roles, frames=expected, num_frames=len(order), sliceable=True)
+            sliced = _sliceable(record, expected)
             if _slices_show_the_same(sliced, reading):
                 return _checked(sliced)
     if not reading.is_whole:
@@ -147,23 +146,30 @@ def _observed(record: VideoRecord, reading: _Reading) -> VideoRecord:
     usual = sum(reading.yields) if record.codec != "mpeg4" else int((record.sizes > _PLACEHOLDER_BYTES).sum())
     if len(sources) < usual - _MAX_UNDECODED:
         raise BadVideo(record.path, f"only {len(sources)} of its {usual} frames can be decoded: damaged?")
-    record = replace(record, num_frames=len(sources))
     known = [source for source in sources if source is not None]
     if not _can_be_sliced(record, reading) or len(set(known)) < len(sources):
-        return record
+        return replace(record, num_frames=len(sources))
     frames = np.full(len(record.sizes), -1, np.int32)
     frames[known] = np.arange(len(known))
-    sliced = replace(record, roles=_closed_where_in_order(record, frames), frames=frames, sliceable=True)
-    return sliced if _slices_show_the_same(sliced, reading) else record
+    sliced = _sliceable(record, frames)
+    return sliced if _slices_show_the_same(sliced, reading) else replace(record, num_frames=len(sources))
 
 
-def _closed_where_in_order(record: VideoRecord, frames: np.ndarray) -> np.ndarray:
-    """The packets' roles, with MPEG-4's I-frames CLOSED where no frame decoded after them is displayed before them."""
-    if record.codec != "mpeg4":
-        return record.roles
+def _sliceable(record: VideoRecord, frames: np.ndarray) -> VideoRecord:
+    """The record with the frames its packets yield.
+
+    MPEG-4's I-frames are CLOSED where no frame decoded after them is displayed before them.  Its B-frames are not
+    joinable: packed ones yield the frame of the packet before, and other decoders number those otherwise.
+    """
     shown = np.where(frames >= 0, frames, len(frames))
     no_sooner = np.minimum.accumulate(shown[::-1])[::-1] == frames
-    return np.where((record.roles == OPEN) & no_sooner, CLOSED, record.roles).astype(np.int8)
+    roles = record.roles
+    if record.codec == "mpeg4":
+        roles = np.where((roles == OPEN) & no_sooner, CLOSED, roles).astype(np.int8)
+    yields_all = record.codec == "vp8" or bool((frames >= 0).all())
+    joinable = yields_all and bool(roles[0] == CLOSED) and (record.codec != "mpeg4" or bool(no_sooner.all()))
+    num_frames = int((frames >= 0).sum())
+    return replace(record, roles=roles, frames=frames, num_frames=num_frames, sliceable=True, joinable=joinable)
 
 
 def _slices_show_the_same(record: VideoRecord, reading: _Reading) -> bool:
@@ -218,6 +224,7 @@ def _read(name: str, num_decoded: int | None) -> tuple[VideoRecord, _Reading]:
             fps=float(stream.average_rate or 0),
             num_frames=0,
             sliceable=False,
+            joinable=False,
             stream=stream.index,
             extradata=reading.extradata,
             file_size=stat.st_size,
