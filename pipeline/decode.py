@@ -25,7 +25,10 @@ from pipeline.slicing import PacketSlice, check_unchanged, slice_clip
 DECODER_NAMES = {"av1": "libdav1d"}
 # "strict" makes FFmpeg hold H.264's frames back as long as the level allows where a stream does not say how far it
 # reorders them; it would guess, and drop frames until it has guessed right.  Frames are the same, and none is lost.
-DECODER_OPTIONS = {"strict": "1"}
+# "explode" makes an error of damage that FFmpeg would paper over: of 40 damaged packets it finds 20 of MJPEG's (3
+# without) and 14 of HEVC's (4), and no more than without in other codecs; good files decode as before.  Not for H.264,
+# where it would also refuse the pictures after an open random access point that are displayed before it.
+DECODER_OPTIONS = {"h264": {"strict": "1"}, "hevc": {"err_detect": "explode"}, "mjpeg": {"err_detect": "explode"}}
 # MPEG-4's decoder keeps what it learns of the encoder and its clock, and MJPEG's its tables, beyond a flush; opening
 # one costs 0.1 ms.
 _REUSED = frozenset({"h264", "hevc", "av1", "vp8", "vp9"})
@@ -154,7 +157,7 @@ def open_decoder(record: VideoRecord) -> av.VideoCodecContext:
     context = av.CodecContext.create(DECODER_NAMES.get(record.codec, record.codec), "r")
     assert isinstance(context, av.VideoCodecContext)
     context.thread_count = 1  # clips are decoded in parallel, frames of one clip are not
-    context.options = DECODER_OPTIONS
+    context.options = DECODER_OPTIONS.get(record.codec, {})
     context.codec_tag = record.codec_tag
     context.width, context.height = record.width, record.height
     context.colorspace, context.color_range = record.colorspace, record.color_range  # where only the container says
@@ -172,7 +175,7 @@ def whole_frames(record: VideoRecord) -> Iterator[av.VideoFrame]:
         stream = container.streams[record.stream]
         assert isinstance(stream, av.VideoStream)
         stream.codec_context.thread_count = 1
-        stream.codec_context.options = DECODER_OPTIONS
+        stream.codec_context.options = DECODER_OPTIONS.get(record.codec, {})
         for number, frame in enumerate(container.decode(stream)):
             if frame.is_corrupt:
                 raise BadVideo(record.path, f"frame {number} of {record.num_frames} is damaged")

@@ -52,6 +52,8 @@ class _Reading:
     roles: list[int] = field(default_factory=list)
     yields: list[bool] = field(default_factory=list)
     times: list[int | None] = field(default_factory=list)
+    num_ticks: int = 0
+    """What AVI's header counts: packets, and the empty ones that stand for dropped frames, which FFmpeg passes over."""
     is_self_contained: bool = True
     """Packets mean the same without those before their keyframe."""
     changes_headers: bool = False
@@ -205,6 +207,8 @@ def _read(name: str, num_decoded: int | None) -> tuple[VideoRecord, _Reading]:
         declared = stream.frames
         with open(name, "rb") as file:
             for packet in container.demux(stream):
+                if container.format.name == "avi" and packet.dts is not None:
+                    reading.num_ticks = packet.dts + 1
                 _note(name, packet, codec, str(context.pix_fmt), reading, file.fileno(), stat.st_size)
                 reading.is_whole = num_decoded is None or len(reading.sizes) <= num_decoded
                 if reading.is_whole:
@@ -234,7 +238,7 @@ def _read(name: str, num_decoded: int | None) -> tuple[VideoRecord, _Reading]:
             roles=np.array(reading.roles, np.int8),
             frames=np.full(len(reading.sizes), -1, np.int32),
         )
-    if declared > len(record.sizes) and not _is_cut_by_edit_list(name, record.stream, declared):
+    if declared > max(len(record.sizes), reading.num_ticks) and not _is_cut_by_edit_list(name, record.stream, declared):
         raise BadVideo(name, f"the header announces {declared} frames but {len(record.sizes)} are there: truncated?")
     return record, reading
 
@@ -297,7 +301,7 @@ def _video_stream(name: str, container: av.container.InputContainer) -> av.Video
         raise BadVideo(name, "the codec of its video is unknown to FFmpeg: damaged?")
     if not (context.width and context.height and context.pix_fmt):
         raise BadVideo(name, "the size or pixel format of its frames cannot be found: damaged?")
-    context.options = DECODER_OPTIONS
+    context.options = DECODER_OPTIONS.get(_codec_name(streams[0]), {})
     context.thread_count = 1  # files are scanned in parallel, frames of one file are not
     return streams[0]
 
