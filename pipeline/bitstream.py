@@ -37,8 +37,7 @@ def packet_role(codec: str, data: bytes, extradata: bytes) -> int:
         case "av1":
             return CLOSED if _is_av1_keyframe(data) else PLAIN
         case "mpeg4":
-            at = data.find(_MPEG4_VOP)
-            return OPEN if 0 <= at < len(data) - 4 and data[at + 4] >> 6 == 0 else PLAIN  # vop_coding_type I
+            return OPEN if _is_mpeg4_keyframe(data) else PLAIN
         case "h264":
             return _h264_role(data, extradata)
         case "hevc":
@@ -156,6 +155,15 @@ def _nal_units(codec: str, data: bytes, extradata: bytes) -> Iterator[bytes]:
         if end != at + 3:
             yield data[at + 3 : end if end >= 0 else len(data)]
         at = end
+
+
+def _is_mpeg4_keyframe(data: bytes) -> bool:
+    """ISO/IEC 14496-2 §6.2.5: one picture, of vop_coding_type I.
+
+    Not one packed with a B-frame: that refers to what is before, and dropping it, FFmpeg falls out of step.
+    """
+    at = data.find(_MPEG4_VOP)
+    return 0 <= at < len(data) - 4 and data[at + 4] >> 6 == 0 and data.find(_MPEG4_VOP, at + 4) < 0
 
 
 def _jpeg_tables(data: bytes) -> set[int]:

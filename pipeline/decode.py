@@ -106,8 +106,14 @@ def clip_frames(record: VideoRecord, wanted: np.ndarray) -> Iterator[tuple[int, 
     clip = slice_clip(record, wanted)
     wanted_set = set(wanted.tolist())
     with _lent_decoder(record) as context:
-        for packet in _run_packets(clip):
-            for frame in context.decode(packet):
+        for packet, is_leading in _run_packets(clip):
+            try:
+                decoded = context.decode(packet)
+            except av.error.InvalidDataError:
+                if is_leading and packet is not None and packet.pts not in wanted_set:
+                    continue  # refers to frames before the run
+                raise
+            for frame in decoded:
                 if frame.pts is None or frame.pts not in wanted_set:
                     continue
                 if frame.is_corrupt:
@@ -117,16 +123,24 @@ def clip_frames(record: VideoRecord, wanted: np.ndarray) -> Iterator[tuple[int, 
                 context.flush_buffers()
 
 
-def _run_packets(clip: PacketSlice) -> "Iterator[av.Packet[Any] | None]":
-    """The packets, each with its frame's number for a time, and None after each run: the decoder gives all it has."""
-    for data, number, first in zip(clip.packets, clip.frames.tolist(), clip.first.tolist(), strict=True):
-        if first and data is not clip.packets[0]:
-            yield None
+def _run_packets(clip: PacketSlice) -> "Iterator[tuple[av.Packet[Any] | None, bool]]":
+    """Each packet with its frame's number for a time, and whether that is displayed before the run's first.
+
+    None comes after each run, for which the decoder gives all it has.
+    """
+    start = -1
+    for place, (data, number, first) in enumerate(
+        zip(clip.packets, clip.frames.tolist(), clip.first.tolist(), strict=True)
+    ):
+        if first and place:
+            yield None, False
+        start = number if first else start
         packet: av.Packet[Any] = av.Packet(len(data))
-        packet.update(data)  # not av.Packet(data): PyAV 17 and later would not copy, nor pad as FFmpeg's decoders need
+        # Not av.Packet(data): PyAV 17 and later does not copy or pad that, and FFmpeg's decoders read past its end.
+        packet.update(data)  # type: ignore[arg-type]  # any buffer will do
         packet.pts = packet.dts = number
-        yield packet
-    yield None
+        yield packet, 0 <= number < start
+    yield None, False
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def to_matroska(record: VideoRecord, clip: PacketSlice) -> np.ndarray:
         (num_bytes,) uint8.
     """
     times = np.maximum(np.searchsorted(np.sort(clip.frames[clip.frames >= 0]), clip.frames), 0).tolist()
-    parts = [_header(record)]
+    parts: list[bytes | memoryview] = [_header(record)]
     cluster = -1
     for packet, time, first in zip(clip.packets, times, clip.first.tolist(), strict=True):
         if time // _TICKS_PER_CLUSTER != cluster:

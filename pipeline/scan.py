@@ -38,7 +38,8 @@ _BLOCK_HEADER_BYTES = 64  # a packet's payload starts within these after the pos
 _MAX_UNDECODED = 2  # packets without a frame that are normal in whole files: a placeholder, a frame lost at an end
 _PLACEHOLDER_BYTES = 19  # MPEG-4 packets up to this size may be there for the timing alone (FFmpeg's MAX_NVOP_SIZE)
 _CHECKED_PACKETS = 64  # longer than any reordering, and than the GOPs of most files
-_COMPARED_FRAMES = frozenset({0, 7, 22, 43, 86, 171})
+_COMPARED_FRAMES = frozenset({0, 7, 43})
+_MAX_COMPARED = 10  # those, and frames of packets that follow an access point closely, where mistakes would show
 
 
 @dataclass(slots=True)
@@ -287,7 +288,8 @@ def _decode(name: str, packet: "av.Packet[Any]", reading: _Reading) -> None:
                     name, f"is to be shown turned by {reading.rotation} degrees; only quarter turns are supported"
                 )
         reading.sources.append(frame.pts)
-        if number in _COMPARED_FRAMES:
+        follows = frame.pts is not None and max(reading.roles[max(1, frame.pts - 3) : frame.pts + 1], default=0) >= OPEN
+        if number in _COMPARED_FRAMES or (follows and len(reading.pixels) < _MAX_COMPARED):
             reading.pixels[number] = frame.to_ndarray(format="rgb24")
 
 

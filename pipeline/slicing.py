@@ -30,7 +30,7 @@ class PacketSlice(NamedTuple):
         first: (M,) bool: the packet begins a run, which a decoder takes with no memory of the runs before.
     """
 
-    packets: list[bytes]
+    packets: list[memoryview]
     frames: np.ndarray
     first: np.ndarray
 
@@ -50,24 +50,30 @@ def needed_packets(record: VideoRecord, frames: np.ndarray, *, closed: bool = Fa
         BadVideo: the packet table does not hold the frames.
     """
     assert record.sliceable and frames.min() >= 0 and frames.max() < record.num_frames, (record.path, frames)
-    wanted = np.unique(frames)
-    last = np.flatnonzero(np.isin(record.frames, wanted))
-    if len(last) != len(wanted):
+    marks = np.zeros(record.num_frames + 2, bool)  # one more at each end, for whatever else a damaged table may hold
+    marks[frames + 1] = True
+    is_wanted = marks.take(record.frames + 1, mode="clip")
+    last = np.flatnonzero(is_wanted)
+    if len(last) != np.count_nonzero(marks):
         raise BadVideo(record.path, "its packet table is damaged: index it again")
-    start = _starts(record, last, closed)
+    start, stop = _starts(record, last, closed), last + 1
     # Packets that yield no frame belong to the one before: the second field of a picture, a placeholder.
-    yielding = np.append(np.flatnonzero(record.frames >= 0), len(record.frames))
-    stop = yielding[np.searchsorted(yielding, last, side="right")]
-    order = np.argsort(start, kind="stable")
-    start, stop = start[order], np.maximum.accumulate(stop[order])
-    apart = start[1:] > stop[:-1]
-    first, end = start[np.append(True, apart)], stop[np.append(apart, True)]
-    needed = np.concatenate([np.arange(a, b) for a, b in zip(first.tolist(), end.tolist(), strict=True)])
-    run = np.repeat(np.arange(len(first)), end - first)
-    followed = np.append(record.frames, 0)[needed + 1] < 0
-    own = np.isin(needed, last) | followed
-    kept = own | (record.roles[needed] != DISPOSABLE)
-    return needed[kept], np.diff(run[kept], prepend=-1) > 0
+    yields = record.frames >= 0
+    if not yields.all():
+        yielding = np.append(np.flatnonzero(yields), len(yields))
+        stop = yielding[np.searchsorted(yielding, last, side="right")]
+        is_wanted = is_wanted | ~yields | ~np.append(yields[1:], True)
+    if len(start) > 1 and (start[1:] < start[:-1]).any():
+        order = np.argsort(start, kind="stable")
+        start, stop = start[order], np.maximum.accumulate(stop[order])
+    apart = np.flatnonzero(start[1:] > stop[:-1])
+    first, length = start[np.append(0, apart + 1)], stop[np.append(apart, -1)]
+    length = length - first
+    run = np.repeat(np.arange(len(first)), length)
+    needed = np.arange(len(run)) + (first - np.cumsum(length) + length)[run]
+    kept = is_wanted[needed] | (record.roles[needed] != DISPOSABLE)
+    run = run[kept]
+    return needed[kept], np.append(True, run[1:] > run[:-1])
 
 
 def _starts(record: VideoRecord, last: np.ndarray, closed: bool) -> np.ndarray:
@@ -118,17 +124,17 @@ def check_unchanged(record: VideoRecord, stat: os.stat_result) -> None:
         raise BadVideo(record.path, "has changed since it was indexed; index it again")
 
 
-def _read(fd: int, record: VideoRecord, offsets: np.ndarray, sizes: np.ndarray) -> list[bytes]:
+def _read(fd: int, record: VideoRecord, offsets: np.ndarray, sizes: np.ndarray) -> list[memoryview]:
     """The packets, those close together in one go."""
     if (offsets < 0).any() or (sizes <= 0).any() or (sizes > record.file_size - offsets).any():
         raise BadVideo(record.path, "its packet table is damaged: index it again")
     ends = offsets + sizes
     gaps = offsets[1:] - ends[:-1]
     breaks = np.flatnonzero((gaps < 0) | (gaps > _MAX_GAP)) + 1
-    packets: list[bytes] = []
+    packets: list[memoryview] = []
     for a, b in pairwise([0, *breaks.tolist(), len(offsets)]):
         base, length = int(offsets[a]), int(ends[b - 1] - offsets[a])
-        block = os.pread(fd, length, base)
+        block = memoryview(os.pread(fd, length, base))
         if len(block) < length:
             raise BadVideo(record.path, "became shorter while it was read")
         spans = zip((offsets[a:b] - base).tolist(), (ends[a:b] - base).tolist(), strict=True)
