@@ -1,5 +1,6 @@
 """Decoding delivers exactly the frames asked for, cropped as asked, the same bits whichever way they are read."""
 
+import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,8 +12,9 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from pipeline.decode import clip_frames, decode_clip, whole_frames
+from pipeline.decode import _run_packets, clip_frames, decode_clip, open_decoder, whole_frames
 from pipeline.errors import BadVideo
+from pipeline.record import VideoRecord
 from pipeline.scan import scan
 from pipeline.slicing import needed_packets, slice_clip
 
@@ -95,6 +97,46 @@ def test_threads_do_not_change_a_bit(video: Callable[..., Path]) -> None:
         together = list(pool.map(lambda record: decode_clip(record, *arguments), records))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("codec", "times_opened"), [("h264", 1), ("hevc", 1), ("vp9", 1), ("av1", 1), ("mpeg4", 12)])
+def test_a_decoder_used_again_gives_the_bits_of_a_new_one(
+    codec: str, times_opened: int, video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [scan(video(codec, gop=20, seed=seed)) for seed in range(3)]
+    assert len({record.extradata for record in records}) == 1, "or nothing is used again"
+    whole = [rgb_frames(Path(record.path)) for record in records]
+    opened = []
+
+    def note(record: VideoRecord) -> av.VideoCodecContext:
+        opened.append(record)
+        return open_decoder(record)
+
+    monkeypatch.setattr("pipeline.decode.open_decoder", note)
+    arguments = ((0, 0, 96, 72), False, (96, 72))
+    damaged = replace(records[0], sizes=np.full_like(records[0].sizes, 5))
+
+    def decode_in_turns() -> None:
+        for turn in range(12):
+            wanted = np.array([turn, 37 - turn, 20 + turn // 2])
+            got = decode_clip(records[turn % 3], wanted, *arguments)
+            np.testing.assert_array_equal(got, whole[turn % 3][wanted])
+
+    with ThreadPoolExecutor(1) as pool:  # a new thread: no decoder is left from other tests
+        pool.submit(decode_in_turns).result()
+        assert len(opened) == times_opened
+        pool.submit(lambda: next(clip_frames(records[1], np.array([3, 30])))).result()  # left in the middle
+        with pytest.raises(BadVideo):
+            pool.submit(decode_clip, damaged, np.array([30]), *arguments).result()
+        pool.submit(decode_in_turns).result()
+
+
+@pytest.mark.parametrize("codec", ["h264", "mpeg4"])
+def test_packets_and_headers_are_padded_with_zeros_for_ffmpeg(codec: str, video: Callable[..., Path]) -> None:
+    record = scan(video(codec))
+    for packet, _ in _run_packets(slice_clip(record, np.arange(40))):
+        if packet is not None:
+            assert ctypes.string_at(packet.buffer_ptr + packet.size, 64) == bytes(64)
 
 
 def test_missing_frame_is_an_error_never_padding(video: Callable[..., Path]) -> None:
