@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.encode import write_video
 from pipeline.errors import BadVideo
+from pipeline.record import CLOSED
 from pipeline.scan import scan
 from pipeline.transcode import CODECS, Options, regular_clock, target_size, transcode
 from tests.conftest import moving_frames
@@ -68,7 +69,7 @@ def test_result_has_the_form_that_is_cut_cheaply(codec: str, video: Callable[...
     assert record.sliceable
     assert (record.codec, record.display_size, record.num_frames, record.fps) == (codec, (128, 96), 30, 25)
     assert record.pixel_format == CODECS[codec].pixel_format
-    assert record.keyframes.tolist() == [codec == "mjpeg" or number % 8 == 0 for number in range(30)]
+    assert (record.roles == CLOSED).tolist() == [codec == "mjpeg" or number % 8 == 0 for number in range(30)]
     with av.open(str(result)) as container:
         assert [stream.type for stream in container.streams] == ["video"]
         assert not container.streams.video[0].codec_context.has_b_frames
