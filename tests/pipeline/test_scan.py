@@ -111,8 +111,8 @@ def test_sound_without_pictures_is_refused(tmp_path: Path) -> None:
         scan(path)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), codec=st.sampled_from(["mjpeg", "vp8", "h264"]))
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), codec=st.sampled_from(CODECS))
 def test_any_damage_is_refused_or_decodes_in_full(
     data: st.DataObject, codec: str, video: Callable[..., Path], tmp_path: Path
 ) -> None:
