@@ -143,6 +143,21 @@ class VideoIndex:
         turned = np.isin(self._columns["rotation"], (90, 270))
         return np.where(turned[:, None], stored[:, ::-1], stored)
 
+    def shapes(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What planning a clip has to know of its video, without the rest of its record.
+
+        Args:
+            rows: (N,) rows.
+
+        Returns:
+            (N,) frame counts, and (N, 2) width and height in pixels as displayed.
+        """
+        columns = self._columns
+        sizes = np.stack([columns["width"][rows], columns["height"][rows]], axis=1)
+        turned = columns["rotation"][rows] % 180 == 90
+        sizes[turned] = sizes[turned, ::-1]
+        return columns["num_frames"][rows], sizes
+
     @classmethod
     def build(
         cls,

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline.batch import ClipBatch, Views
-from pipeline.datasets import split_folder
+from pipeline.datasets import DataOptions, split_videos
 from pipeline.decode import decode_clip
 from pipeline.errors import BadVideo, InputError
 from pipeline.graph import ClipGraph, GraphSpec
@@ -219,6 +219,9 @@ def _cut(title: str, width: int) -> str:
     return title if len(title) <= most else f"{title[: most - 1]}…"
 
 
+_DATA = DataOptions()
+
+
 def show(
     root: Annotated[Path, tyro.conf.Positional],
     *,
@@ -230,6 +233,7 @@ def show(
     clip_len: int = 8,
     frame_stride: int = 8,
     min_crop_area: float = 0.08,
+    data: DataOptions = _DATA,
 ) -> None:
     """Draw a contact sheet of a folder of videos: source frames with the planned boxes, and every view made of them.
 
@@ -243,6 +247,7 @@ def show(
         clip_len: frames of a clip.
         frame_stride: distance of neighbouring frames, in frames of the video.
         min_crop_area: smallest share of the frame's area that a box may have.
+        data: where the classes are known from.
     """
     spec = ClipSpec(
         clip_len=clip_len, frame_stride=frame_stride, size=size, eval_size=size, min_crop_area=min_crop_area
@@ -250,7 +255,7 @@ def show(
     if num_clips < 1:
         raise InputError(f"--num-clips {num_clips} draws nothing: take 1 or more")
     index = VideoIndex.build(root)
-    class_names = _class_names(index)
+    class_names = _class_names(index, data)
     rows = _choose_rows(class_names, seed)
     names = [class_names[row] for row in rows]
     for error in draw_clips(index, rows, names, out, spec, num_clips=num_clips, seed=seed, epoch=epoch):
@@ -258,10 +263,10 @@ def show(
     print(f"{min(num_clips, len(rows))} of {len(index)} videos: {out}")
 
 
-def _class_names(index: VideoIndex) -> list[str]:
+def _class_names(index: VideoIndex, data: DataOptions) -> list[str]:
     """The class of every row."""
     try:
-        split = split_folder(index)
+        split = split_videos(index, data)
     except InputError as error:
         print(f"classes are not known: {error}")
         return ["class unknown"] * len(index)
