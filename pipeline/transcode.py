@@ -139,7 +139,7 @@ def regular_clock(
     interval = gaps[np.abs(gaps - median) <= median / 4].mean()  # the median alone is a whole number of coarse units
     ticks = np.rint(elapsed / interval).astype(np.int64)  # of the regular clock, at which each frame is due
     if (
-        np.abs(elapsed - even).max() <= interval
+        np.abs(elapsed - even).max() <= even[1]  # the mean interval
         or not num_frames <= _MAX_STRETCH * ticks[-1] <= _MAX_STRETCH**2 * num_frames
     ):
         return once, rate
