@@ -1,9 +1,9 @@
 """How fast is our loader beside the best that a user could put together otherwise?
 
 All load the same clips from the same files: 8 frames 8 apart of 24 videos, with their partners of the temporal
-gradient, cropped, resized to 224x224, flipped, in a weak and a strong view of RGB and temporal gradient, uint8, by two
-threads or processes.  They take turns, in another order each round, since machines are noisy.  Peers that are not installed are
-passed over and named; benchmarks/requirements-peers.txt lists them.
+gradient, cropped, resized to 224x224, flipped, in a weak and a strong view of RGB and temporal gradient, uint8, by
+two threads or processes.  They take turns, in another order each round, since machines are noisy.  Peers that are not
+installed are passed over and named; benchmarks/requirements-peers.txt lists them.
 
     python -m benchmarks peers --source FOLDER_OF_VIDEOS --rounds 5 --seconds 4
 """

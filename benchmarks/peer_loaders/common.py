@@ -130,7 +130,8 @@ def _apply(clip: Tensor, op: str, sign: int, plan: StrongPlan) -> Tensor:
 
 
 def _affine(clip: Tensor, *, angle: float = 0.0, shear: Sequence[float] = (0.0, 0.0)) -> Tensor:
-    return F.affine(clip, angle, [0, 0], 1.0, list(shear), interpolation=InterpolationMode.BILINEAR)
+    warped: Tensor = F.affine(clip, angle, [0, 0], 1.0, list(shear), interpolation=InterpolationMode.BILINEAR)
+    return warped
 
 
 class _Clips(Dataset[tuple[Tensor, ...]]):
