@@ -4,16 +4,23 @@
 generator in a thread of its own and keeps a few of its results ready.  Both keep the order and pass errors on.
 """
 
+import logging
 import queue
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Generic, TypeVar
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+READER = "read"
+"""What the names of the threads of :func:`read_ahead` begin with."""
 
 _BATCHES_AHEAD = 2
 _RESULTS_READY = 2
@@ -22,26 +29,49 @@ _POLL_S = 0.1
 
 def read_ahead(
     batches: Iterator[list[Item]], read: Callable[[Item], Result], num_threads: int
-) -> Iterator[tuple[list[Item], list[Result]]]:
+) -> Iterator[tuple[list[Item], list[Callable[[], Result]]]]:
     """Yield each batch with ``read`` of its items, which threads work out while earlier batches are consumed.
+
+    An item whose thread failed is read once more, by the thread that asks for the result; it may also be left alone.
 
     Args:
         batches: may be endless.
-        read: called in threads; its errors are raised where the batch would be yielded.
+        read: called in threads.
         num_threads: threads.
+
+    Yields:
+        The items, and for each a function that waits for its result; good until the next batch is asked for.
     """
-    pending: deque[tuple[list[Item], list[Future[Result]]]] = deque()
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read")
+    pending: deque[tuple[list[Item], list[Callable[[], Result]]]] = deque()
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix=READER)
     try:
         for batch in batches:
-            pending.append((batch, [pool.submit(read, item) for item in batch]))
+            pending.append((batch, [partial(_result, read, item, _submit(pool, read, item)) for item in batch]))
             if len(pending) > _BATCHES_AHEAD:
-                items, futures = pending.popleft()
-                yield items, [future.result() for future in futures]
-        for items, futures in pending:
-            yield items, [future.result() for future in futures]
+                yield pending.popleft()
+        while pending:
+            yield pending.popleft()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: ThreadPoolExecutor, read: Callable[[Item], Result], item: Item) -> Future[Result]:
+    try:
+        return pool.submit(read, item)
+    except RuntimeError as error:
+        if "start new thread" not in str(error):  # the interpreter is shutting down
+            raise
+        failed: Future[Result] = Future()
+        failed.set_exception(error)
+        return failed
+
+
+def _result(read: Callable[[Item], Result], item: Item, future: Future[Result]) -> Result:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    log.warning("a reading thread failed (%s: %s): its clip is read again", type(error).__name__, error)
+    return read(item)
 
 
 class Background(Generic[Result]):

@@ -1,4 +1,6 @@
-"""The two errors a user of the programs is meant to see, as opposed to our own mistakes."""
+"""The errors a user of the programs is meant to see, as opposed to our own mistakes."""
+
+from collections.abc import Mapping
 
 
 class InputError(ValueError):
@@ -24,3 +26,20 @@ class BadVideo(InputError):
 
     def __reduce__(self) -> tuple[type["BadVideo"], tuple[str, str]]:
         return BadVideo, (self.path, self.reason)  # two arguments: the default would unpickle with one
+
+
+class TooManyBadVideos(InputError):
+    """More videos went bad while a run was under way than it may leave out.
+
+    Differs from its base in that a run has begun: its checkpoint is written, and programs exit with status 1.
+
+    Args:
+        bad: reasons by relative path.
+        num_videos: videos there are to draw from.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, bad: Mapping[str, str], num_videos: int, remedy: str) -> None:
+        listed = "".join(f"\n  {path}: {reason}" for path, reason in sorted(bad.items()))
+        super().__init__(f"{len(bad)} of {num_videos} videos have gone bad: {remedy}{listed}")
+        self.bad = dict(bad)

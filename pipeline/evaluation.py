@@ -1,10 +1,16 @@
-"""What evaluation sees: each video once, in the order asked for, decoded ahead of the network.
+"""What evaluation and PreciseBN see: centre clips, and ten clips of three crops, decoded ahead of the network.
 
-Promises: no randomness, no video twice or left out, one decode a video.  Left to others: the network and the scores.
+Promises of evaluation: no randomness, each video once over all ranks in the order asked for, one decode a video.  A
+video that cannot be read or decoded is left out and named; nothing is shown in its place, since that would count
+another twice.  Ranks have every ``world_size``-th video, so their shares differ by one at most: sum hits and counts
+over the ranks, then divide; means of the ranks' accuracies are wrong.  Left to others: the network and the scores.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,10 +18,16 @@ from torch import Tensor
 
 from pipeline.background import read_ahead
 from pipeline.batch import Views
+from pipeline.errors import BadVideo
 from pipeline.graph import ClipGraph, GraphSpec, Sample
 from pipeline.index import VideoIndex
-from pipeline.loader import choose_decoder
-from pipeline.plan import NUM_TEST_CLIPS, ClipSpec, plan_center, plan_test
+from pipeline.loader import Branch, choose_decoder, sound_batches
+from pipeline.plan import NUM_TEST_CLIPS, ClipPlan, ClipSpec, plan_center, plan_test
+from pipeline.quarantine import BadSamples, GuardedGraph, Quarantine
+from pipeline.record import VideoRecord
+from pipeline.stream import ClipStream, check_rank
+
+log = logging.getLogger(__name__)
 
 
 def center_views(
@@ -28,6 +40,9 @@ def center_views(
     device: str = "cpu",
     decoder: str = "auto",
     num_threads: int = 2,
+    rank: int = 0,
+    world_size: int = 1,
+    skipped: dict[str, str] | None = None,
 ) -> Iterator[tuple[Tensor, Views]]:
     """One clip from the middle of each video, centre crop: validation during training.
 
@@ -35,31 +50,27 @@ def center_views(
         index: the videos.
         rows: (N,) rows of the index.
         spec: what a clip is.
-        batch_size: videos in a batch; the last may be smaller.
+        batch_size: most videos in a batch.
         tg: temporal gradients beside RGB.
         device: "cpu", "cuda" or "cuda:N".
         decoder: as for :class:`pipeline.loader.ClipLoader`.
         num_threads: threads that decode.
+        rank: which share of the rows is shown.
+        world_size: ranks.
+        skipped: takes the reason, by path, for each video that could not be shown; those already in it are not named
+            in the log again.
 
     Yields:
         (B,) int64 rows on the host, and views of (B, T, H, W, C) uint8 with H = W = ``spec.size``.
-
-    Raises:
-        BadVideo: a video can no longer be read or decoded; names it.
     """
     spec = spec if tg else replace(spec, tg_stride=0)
     decoder = choose_decoder(index, rows, decoder, device)
-    graph = ClipGraph(
-        GraphSpec(spec.clip_len, tg, strong=False, decoder=decoder), spec.size, batch_size, device, num_threads
-    )
-
-    def read(row: int) -> Sample:
-        record = index[row]
-        return graph.read(record, plan_center(record, spec))
-
-    batches = (rows[at : at + batch_size].tolist() for at in range(0, len(rows), batch_size))
-    for ids, samples in read_ahead(batches, read, num_threads):
-        yield torch.tensor(ids), graph(samples)[0]
+    shown = GraphSpec(spec.clip_len, tg, strong=False, decoder=decoder, tg_form=spec.tg_form)
+    graph = GuardedGraph(partial(ClipGraph, shown, spec.size, device=device, num_threads=num_threads), batch_size)
+    share = _share(rows, rank, world_size)
+    batches = _each_once(index, share, partial(plan_center, spec=spec), graph, batch_size, num_threads, skipped)
+    for ids, views in batches:
+        yield torch.tensor(ids), views
 
 
 def multi_views(
@@ -71,6 +82,9 @@ def multi_views(
     device: str = "cpu",
     decoder: str = "auto",
     num_threads: int = 2,
+    rank: int = 0,
+    world_size: int = 1,
+    skipped: dict[str, str] | None = None,
 ) -> Iterator[tuple[int, Views]]:
     """Ten clips of each video, three crops of each clip: the final test.
 
@@ -82,29 +96,144 @@ def multi_views(
         device: "cpu", "cuda" or "cuda:N".
         decoder: as for :class:`pipeline.loader.ClipLoader`.
         num_threads: threads that decode.
+        rank: which share of the rows is shown.
+        world_size: ranks.
+        skipped: as for :func:`center_views`.
 
     Yields:
         Row, and views of (30, T, H, W, C) uint8 with H = W = ``spec.eval_size``: all crops of the first clip first.
-
-    Raises:
-        BadVideo: a video can no longer be read or decoded; names it.
     """
     spec = spec if tg else replace(spec, tg_stride=0)
     decoder = choose_decoder(index, rows, decoder, device)
+    shown = GraphSpec(spec.clip_len, tg, strong=False, decoder=decoder, tg_form=spec.tg_form, num_clips=NUM_TEST_CLIPS)
+    graph = GuardedGraph(partial(ClipGraph, shown, spec.eval_size, device=device, num_threads=num_threads), 1)
+    share = _share(rows, rank, world_size)
 
-    num_frames = NUM_TEST_CLIPS * spec.clip_len
-    graph = ClipGraph(GraphSpec(num_frames, tg, strong=False, decoder=decoder), spec.eval_size, 1, device, num_threads)
+    def plan(record: VideoRecord) -> ClipPlan:
+        return plan_test(record, spec)[0]
 
-    def read(row: int) -> tuple[np.ndarray, Sample]:
-        record = index[row]
-        plan, corners = plan_test(record, spec)
-        return corners, graph.read(record, plan)
-
-    for (row,), ((corners, sample),) in read_ahead(([row] for row in rows.tolist()), read, num_threads):
-        views = graph([sample])[0]
+    for (row,), views in _each_once(index, share, plan, graph, 1, num_threads, skipped):
+        corners = plan_test(index[row], spec)[1]
         crops = [None if view is None else _crops(view[0], spec, corners) for view in views]
         assert crops[0] is not None
         yield row, Views(crops[0], crops[1])
+
+
+def precise_bn_views(
+    index: VideoIndex,
+    rows: np.ndarray,
+    spec: ClipSpec,
+    *,
+    seed: int,
+    pass_number: int,
+    batch_size: int,
+    num_batches: int,
+    device: str = "cpu",
+    decoder: str = "auto",
+    num_threads: int = 2,
+    rank: int = 0,
+    world_size: int = 1,
+    max_bad_fraction: float = 0.01,
+) -> Iterator[tuple[Tensor, Views]]:
+    """Clips to compute the statistics of BatchNorm on anew: centre clips of RGB in a shuffled order, method-spec §6.
+
+    Every rank gets ``num_batches`` whole batches.  Where the videos do not last that long they come again, in another
+    order.  A video that cannot be read or decoded is replaced as in training.
+
+    Args:
+        index: the videos.
+        rows: (N,) rows of the index, those of the unlabeled videos.
+        spec: what a clip is.
+        seed: of the run.
+        pass_number: another one gives another order.
+        batch_size: clips in a batch of one rank.
+        num_batches: batches.
+        device: "cpu", "cuda" or "cuda:N".
+        decoder: as for :class:`pipeline.loader.ClipLoader`.
+        num_threads: threads that decode.
+        rank: which part of the global batch is made here, as for :class:`pipeline.loader.ClipLoader`.
+        world_size: ranks.
+        max_bad_fraction: how much of the videos may be bad before it is an error; one always may.
+
+    Yields:
+        (B,) int64 rows on the host, and views of (B, T, H, W, C) uint8 with H = W = ``spec.size``, without TG.
+
+    Raises:
+        TooManyBadVideos: more than that are; names them.
+    """
+    spec = replace(spec, tg_stride=0)
+    quarantine = Quarantine(index.paths, len(rows), max_bad_fraction)
+    stream = _CenterStream(
+        index,
+        rows,
+        spec,
+        seed=seed,
+        name=f"precise_bn/{pass_number}",
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+        quarantine=quarantine,
+    )
+    shown = GraphSpec(spec.clip_len, tg=False, strong=False, decoder=choose_decoder(index, rows, decoder, device))
+    graph = GuardedGraph(partial(ClipGraph, shown, spec.size, device=device, num_threads=num_threads), batch_size)
+    for (part,) in islice(sound_batches([Branch(stream, graph)], quarantine, num_threads, 0), num_batches):
+        yield torch.from_numpy(part.rows), part.weak
+
+
+class _CenterStream(ClipStream):
+    """Random order, but always the clip in the middle."""
+
+    def _plans(self, rows: np.ndarray, epoch: int, place: int) -> list[ClipPlan]:
+        return [plan_center(self.index[row], self.spec) for row in rows.tolist()]
+
+
+def _share(rows: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+    check_rank(rank, world_size)
+    return rows[rank::world_size]
+
+
+def _each_once(
+    index: VideoIndex,
+    rows: np.ndarray,
+    plan: Callable[[VideoRecord], ClipPlan],
+    graph: GuardedGraph,
+    batch_size: int,
+    num_threads: int,
+    skipped: dict[str, str] | None,
+) -> Iterator[tuple[list[int], Views]]:
+    """Rows and their weak views; bad videos are left out."""
+    skipped = {} if skipped is None else skipped
+
+    def read(row: int) -> Sample | BadVideo:
+        record = index[row]
+        return graph.read(record, plan(record))
+
+    def skip(row: int, reason: str) -> None:
+        path = index.paths[row]
+        if path not in skipped:
+            log.warning("%s is not evaluated: %s", path, reason)
+        skipped[path] = reason
+
+    batches = (rows[at : at + batch_size].tolist() for at in range(0, len(rows), batch_size))
+    for ids, results in read_ahead(batches, read, num_threads):
+        good: dict[int, Sample] = {}
+        for row, result in zip(ids, results, strict=True):
+            sample = result()
+            if isinstance(sample, BadVideo):
+                skip(row, sample.reason)
+            else:
+                good[row] = sample
+        views = None
+        while good and views is None:
+            try:
+                views, _ = graph(list(good.values()))
+            except BadSamples as error:
+                bad = {list(good)[place]: reason for place, reason in error.reasons.items()}
+                for row, reason in bad.items():
+                    skip(row, reason)
+                    del good[row]
+        if views is not None:
+            yield list(good), views
 
 
 def _crops(frames: Tensor, spec: ClipSpec, corners: np.ndarray) -> Tensor:

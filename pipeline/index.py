@@ -88,6 +88,21 @@ class VideoIndex:
         path = os.path.join(self.root, self.paths[row])
         return VideoRecord(path=path, extradata=columns["extradata"][extradata].tobytes(), **fields)
 
+    def shapes(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What planning a clip has to know of its video, without the rest of its record.
+
+        Args:
+            rows: (N,) rows.
+
+        Returns:
+            (N,) frame counts, and (N, 2) width and height in pixels as displayed.
+        """
+        columns = self._columns
+        sizes = np.stack([columns["width"][rows], columns["height"][rows]], axis=1)
+        turned = columns["rotation"][rows] % 180 == 90
+        sizes[turned] = sizes[turned, ::-1]
+        return columns["num_frames"][rows], sizes
+
     @classmethod
     def build(
         cls,

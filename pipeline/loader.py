@@ -1,96 +1,63 @@
-"""Endless streams of planned clips, decoded ahead of the trainer.
+"""Endless batches of clips, decoded ahead of the trainer.
 
-Each stream maps a step to positions, a position to (epoch, place in the epoch's order), and that to a video and a
-plan; so a batch depends on its step alone, and resuming is setting the step.  Threads decode clips in parallel, one
-thread of its own runs the DALI graphs, and a short queue keeps finished batches: data is made while the step runs.
+Threads decode clips in parallel, one thread of its own runs the DALI graphs, and a short queue keeps finished batches:
+data is made while the step runs.
 
-Promises: the same bits for any number of threads; every step is delivered or an error says which file is to blame.
-Left to others: the plan (:mod:`pipeline.plan`), decoding and views (:mod:`pipeline.graph`).
+Promises: the same bits for any number of threads; every step is delivered, whatever becomes of the videos, until too
+many have gone bad.  Left to others: what a step shows (:mod:`pipeline.stream`), who is left out
+(:mod:`pipeline.quarantine`), decoding and views (:mod:`pipeline.graph`).
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from hashlib import blake2b
+from functools import partial
 from itertools import count
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from pipeline.background import Background, read_ahead
-from pipeline.batch import ClipBatch, Needs
+from pipeline.batch import ClipBatch, Needs, Views
 from pipeline.datasets import DataSplit
-from pipeline.errors import InputError
+from pipeline.errors import BadVideo, InputError
 from pipeline.graph import DECODERS, ClipGraph, GraphSpec, Sample, dali_refusal
 from pipeline.index import VideoIndex
-from pipeline.plan import ClipPlan, ClipSpec, epoch_order, plan_clip
+from pipeline.plan import ClipSpec
+from pipeline.quarantine import BadSamples, GuardedGraph, Quarantine
+from pipeline.stream import ClipStream, PlannedClip
 
 log = logging.getLogger(__name__)
 
 
-class PlannedClip(NamedTuple):
-    """One clip of a stream: which video of the index, and what of it."""
-
-    row: int
-    plan: ClipPlan
-
-
-class ClipStream:
-    """An endless stream of planned clips over some videos of an index.
-
-    Args:
-        index: the videos.
-        rows: (N,) rows of the index that the stream runs over, in a new order each epoch.
-        spec: what a clip is.
-        seed: of the run.
-        name: of the stream; streams of one run draw different numbers.
-        batch_size: clips in a step.
-    """
-
-    def __init__(
-        self, index: VideoIndex, rows: np.ndarray, spec: ClipSpec, *, seed: int, name: str, batch_size: int
-    ) -> None:
-        if not len(rows):
-            raise InputError(f"there are no {name} videos to train on")
-        self.index = index
-        self.rows = rows
-        self.spec = spec
-        self.seed = int.from_bytes(blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), "little")
-        self.batch_size = batch_size
-        self._order: tuple[int, np.ndarray] | None = None
-
-    def batch(self, step: int) -> list[PlannedClip]:
-        """The clips of a step."""
-        first = step * self.batch_size
-        return [self._clip(position) for position in range(first, first + self.batch_size)]
-
-    def _clip(self, position: int) -> PlannedClip:
-        epoch, place = divmod(position, len(self.rows))
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, epoch_order(self.seed, epoch, len(self.rows)))
-        row = int(self.rows[self._order[1][place]])
-        return PlannedClip(row, plan_clip(self.index[row], self.spec, self.seed, epoch, place))
-
-
 class ClipLoader:
     """Iterator over an endless sequence of :class:`ClipBatch`.
+
+    A video that can no longer be read or decoded costs no step: another takes its place, and it is left out from then
+    on, named in the log and in the state.
+
+    Ranks with the same global batch draw the same stream, however many they are, and a state saved with one number of
+    ranks goes on with another.  Each rank finds out by itself which videos are bad.
 
     Args:
         index: the videos.
         split: which of them are labeled, unlabeled, and of which class.
         needs: what the batches hold; nothing else is made.
         spec: what a clip is.
-        batch_labeled: labeled clips in a batch.
-        batch_unlabeled: unlabeled clips in a batch; also fixes ``steps_per_epoch`` for methods without unlabeled clips.
+        batch_labeled: labeled clips in a batch of one rank.
+        batch_unlabeled: unlabeled ones; also fixes ``steps_per_epoch`` for methods without unlabeled clips.
         seed: of the run.
         device: "cpu", "cuda" or "cuda:N"; where the batches lie.
         decoder: "ffmpeg", "dali", or "auto": DALI on a GPU where it can decode every video, else FFmpeg.
         num_threads: threads that decode, and DALI's CPU threads.
+        rank: which part of the global batch is made here: the rank-th of ``world_size`` contiguous ones.
+        world_size: ranks.
+        max_bad_fraction: how much of the videos drawn from may go bad before it is an error; one always may.
 
     Attributes:
-        steps_per_epoch: steps in one pass over the unlabeled videos.
+        steps_per_epoch: steps in one pass of all ranks over the unlabeled videos.
 
     Raises:
         InputError: nothing to train on, or a decoder that cannot take the videos.
@@ -109,25 +76,44 @@ class ClipLoader:
         device: str = "cpu",
         decoder: str = "auto",
         num_threads: int = 2,
+        rank: int = 0,
+        world_size: int = 1,
+        max_bad_fraction: float = 0.01,
     ) -> None:
         spec = spec if needs.tg else replace(spec, tg_stride=0)
-        self.steps_per_epoch = max(1, len(split.unlabeled) // batch_unlabeled)
+        self.steps_per_epoch = max(1, len(split.unlabeled) // (batch_unlabeled * world_size))
         # Validation videos count too: what cannot be decoded is said before training, not after an epoch of it.
         rows = np.unique(np.concatenate([split.labeled, split.unlabeled, split.val]))
         decoder = choose_decoder(index, rows, decoder, device)
-        weak = GraphSpec(spec.clip_len, needs.tg, strong=False, decoder=decoder)
-        self._graphs = [ClipGraph(weak, spec.size, batch_labeled, device, num_threads)]
-        self._streams = [ClipStream(index, split.labeled, spec, seed=seed, name="labeled", batch_size=batch_labeled)]
-        if needs.unlabeled:
-            unlabeled = replace(weak, strong=needs.strong)
-            self._graphs.append(ClipGraph(unlabeled, spec.size, batch_unlabeled, device, num_threads))
-            self._streams.append(
-                ClipStream(index, split.unlabeled, spec, seed=seed, name="unlabeled", batch_size=batch_unlabeled)
+        drawn = {"labeled": split.labeled} | ({"unlabeled": split.unlabeled} if needs.unlabeled else {})
+        num_videos = len(np.unique(np.concatenate(list(drawn.values()))))
+        self._quarantine = Quarantine(index.paths, num_videos, max_bad_fraction)
+        self._branches = []
+        for name, batch_size in zip(drawn, (batch_labeled, batch_unlabeled), strict=False):
+            stream = ClipStream(
+                index,
+                drawn[name],
+                spec,
+                seed=seed,
+                name=name,
+                batch_size=batch_size,
+                rank=rank,
+                world_size=world_size,
+                quarantine=self._quarantine,
             )
+            strong = needs.strong and name == "unlabeled"
+            shown = GraphSpec(spec.clip_len, needs.tg, strong, decoder, spec.tg_form)
+            build = partial(ClipGraph, shown, spec.size, device=device, num_threads=num_threads)
+            self._branches.append(Branch(stream, GuardedGraph(build, batch_size)))
         self._labels = split.labels
         self._num_threads = num_threads
         self._step = 0
         self._batches: Background[ClipBatch] | None = None
+
+    @property
+    def quarantined(self) -> dict[str, str]:
+        """Why videos are left out, by path: those that failed in the batches handed out."""
+        return {path: fault.reason for path, fault in self._quarantine.before(self._step).items()}
 
     def __iter__(self) -> "ClipLoader":
         return self
@@ -136,23 +122,34 @@ class ClipLoader:
         """The next batch.
 
         Raises:
-            BadVideo: a video can no longer be read or decoded; names it.
+            TooManyBadVideos: more have gone bad than may; names them.
         """
         if self._batches is None:
-            self._batches = Background(
-                make_batches(self._streams, self._graphs, self._labels, self._num_threads, self._step)
-            )
+            batches = sound_batches(self._branches, self._quarantine, self._num_threads, self._step)
+            # The thread must not hold the loader: one that nobody holds any more is collected, and ends its thread.
+            self._batches = Background(_clip_batches(batches, self._labels, self._branches[0].graph.device))
         batch = next(self._batches)
         self._step += 1
         return batch
 
-    def state_dict(self) -> dict[str, int]:
-        """Where the streams stand: the number of batches handed out."""
-        return {"step": self._step}
+    def state_dict(self) -> dict[str, Any]:
+        """Where the streams stand, as plain numbers and strings.
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after ``state["step"]`` batches."""
+        Returns:
+            "step": batches handed out.
+            "quarantine": by path, for each video left out of them, the step it failed in and the reason.
+        """
+        faults = self._quarantine.before(self._step)
+        return {"step": self._step, "quarantine": {path: list(fault) for path, fault in faults.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after ``state["step"]`` batches, leaving out what had failed by then.
+
+        Raises:
+            InputError: a video that was left out is not in the index.
+        """
         self.close()
+        self._quarantine.restore(state.get("quarantine", {}))
         self._step = state["step"]
 
     def close(self) -> None:
@@ -168,45 +165,110 @@ class ClipLoader:
         self.close()
 
 
-def make_batches(
-    streams: list[ClipStream], graphs: list[ClipGraph], labels: np.ndarray, num_threads: int, first_step: int
-) -> Iterator[ClipBatch]:
-    """Batches from a step on, decoded ahead in threads.
+def _clip_batches(batches: Iterator[list["Part"]], labels: np.ndarray, device: torch.device) -> Iterator[ClipBatch]:
+    for parts in batches:
+        labeled, unlabeled = parts[0], parts[1] if len(parts) > 1 else None
+        classes = [torch.from_numpy(labels[part.rows]).to(device) for part in parts]
+        yield ClipBatch(
+            labeled=labeled.weak,
+            labels=classes[0],
+            weak=unlabeled.weak if unlabeled else None,
+            strong=unlabeled.strong if unlabeled else None,
+            labeled_ids=torch.from_numpy(labeled.rows),
+            unlabeled_ids=torch.from_numpy(unlabeled.rows) if unlabeled else None,
+            unlabeled_labels=classes[1] if unlabeled else None,
+        )
 
-    Args:
-        streams: the labeled one, then the unlabeled one if there is any.
-        graphs: one for each stream.
-        labels: (num_videos,) int64 class of every row of the index.
-        num_threads: threads that decode.
-        first_step: step of the first batch.
+
+class Branch(NamedTuple):
+    """A stream and the graph that makes views of its clips."""
+
+    stream: ClipStream
+    graph: GuardedGraph
+
+    def read(self, clip: PlannedClip) -> Sample | BadVideo:
+        """What the graph takes of a clip, or why it cannot be had."""
+        return self.graph.read(self.stream.index[clip.row], clip.plan)
+
+
+class Part(NamedTuple):
+    """One branch's share of a batch.
+
+    Attributes:
+        rows: (B,) int64 rows of the index.
+        weak: weak views of the clips.
+        strong: strong ones, where the graph makes them.
     """
 
-    def read(clip: tuple[ClipStream, ClipGraph, PlannedClip]) -> Sample:
-        stream, graph, (row, plan) = clip
-        return graph.read(stream.index[row], plan)
+    rows: np.ndarray
+    weak: Views
+    strong: Views | None
 
-    plans = (
-        [(stream, graph, clip) for stream, graph in zip(streams, graphs, strict=True) for clip in stream.batch(step)]
-        for step in count(first_step)
-    )
-    for clips, samples in read_ahead(plans, read, num_threads):
-        views, ids, start = [], [], 0
-        for stream, graph in zip(streams, graphs, strict=True):
-            stop = start + stream.batch_size
-            views.append(graph(samples[start:stop]))
-            ids.append(np.array([clip.row for _, _, clip in clips[start:stop]]))
-            start = stop
-        device = graphs[0].device
-        classes = [torch.from_numpy(labels[rows]).to(device) for rows in ids]
-        yield ClipBatch(
-            labeled=views[0][0],
-            labels=classes[0],
-            weak=views[1][0] if len(views) > 1 else None,
-            strong=views[1][1] if len(views) > 1 else None,
-            labeled_ids=torch.from_numpy(ids[0]),
-            unlabeled_ids=torch.from_numpy(ids[1]) if len(ids) > 1 else None,
-            unlabeled_labels=classes[1] if len(classes) > 1 else None,
-        )
+
+def sound_batches(
+    branches: list[Branch], quarantine: Quarantine, num_threads: int, first_step: int
+) -> Iterator[list[Part]]:
+    """Batches from a step on, decoded ahead in threads, without the videos that turn out bad.
+
+    Batches are put together in order, in one thread, and only there a video is found bad, even if a thread that reads
+    ahead has met it before.  Once one is, the whole step is planned again, and clips of it that had been read are
+    dropped.  So a batch does not depend on who read what first, nor on how many threads there are.
+
+    Args:
+        branches: those of one loader.
+        quarantine: theirs; grows.
+        num_threads: threads that decode.
+        first_step: step of the first batch.
+
+    Yields:
+        One part a branch.
+
+    Raises:
+        TooManyBadVideos: the quarantine is full.
+    """
+
+    def plan(step: int) -> list[tuple[Branch, PlannedClip]]:
+        return [(branch, clip) for branch in branches for clip in branch.stream.batch(step)]
+
+    def read(item: tuple[Branch, PlannedClip]) -> Sample | BadVideo:
+        branch, clip = item
+        return branch.read(clip)
+
+    ahead = read_ahead(map(plan, count(first_step)), read, num_threads)
+    for step, (clips, results) in enumerate(ahead, first_step):
+        reasons: dict[int, str] | None = None
+        while reasons is None or reasons:
+            if any(quarantine.holds(clip.row, step) for _, clip in clips):
+                sound = plan(step)
+                results = [
+                    result if old.row == new.row else partial(branch.read, new)
+                    for result, (_, old), (branch, new) in zip(results, clips, sound, strict=True)
+                ]
+                clips = sound
+            parts, reasons = _assemble(branches, [clip.row for _, clip in clips], [result() for result in results])
+            quarantine.add(reasons, step)
+        yield parts
+
+
+def _assemble(
+    branches: list[Branch], rows: list[int], samples: list[Sample | BadVideo]
+) -> tuple[list[Part], dict[int, str]]:
+    """The parts of a batch; or, by row, why some of the videos cannot be shown."""
+    reasons = {row: sample.reason for row, sample in zip(rows, samples, strict=True) if isinstance(sample, BadVideo)}
+    if reasons:
+        return [], reasons
+    good = [sample for sample in samples if not isinstance(sample, BadVideo)]
+    parts: list[Part] = []
+    start = 0
+    for branch in branches:
+        stop = start + branch.stream.batch_size
+        try:
+            weak, strong = branch.graph(good[start:stop])
+        except BadSamples as error:
+            return [], {rows[start + place]: reason for place, reason in error.reasons.items()}
+        parts.append(Part(np.array(rows[start:stop]), weak, strong))
+        start = stop
+    return parts, {}
 
 
 def choose_decoder(index: VideoIndex, rows: np.ndarray, decoder: str, device: str) -> str:

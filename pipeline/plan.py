@@ -3,10 +3,14 @@
 Nothing later draws a random number.  That alone makes weak and strong, RGB and TG views of a clip share their crop,
 makes a run resume to the bit, and gives the same stream for any number of threads, ranks and batch sizes.
 
+Clips are planned a batch at a time, since the price of a numpy call hardly depends on how many clips it serves: 0.07 ms
+a clip in batches of 5, 0.3 ms for one alone.  Both are the same function, so they agree to the bit.
+
 Left to others: which video stands at a position (:mod:`pipeline.loader`), what the strong operations do to pixels
 (:mod:`pipeline.strong`), decoding (:mod:`pipeline.decode`, :mod:`pipeline.graph`).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +24,15 @@ NUM_STRONG_OPS = 15
 NUM_TEST_CLIPS = 10
 """Clips of each video in the final test."""
 
+TG_FORMS = ("aligned", "reference_slow")
+"""Which frames make the temporal gradients of a clip: :attr:`ClipSpec.tg_form`."""
+
 _CROP_ATTEMPTS = 10
+_LOG_RATIOS = (math.log(3 / 4), math.log(4 / 3))
 _UNIFORMS_PER_STRONG = 6
 _UNIFORMS = 1 + 2 * _CROP_ATTEMPTS + 3 + 2 * _UNIFORMS_PER_STRONG
+_UNIFORMS_PER_COUNT = 4  # what Philox makes of one value of its counter
+_COUNTS_PER_CLIP = -(-_UNIFORMS // _UNIFORMS_PER_COUNT)
 _TEST_CROPS = 3
 
 
@@ -38,6 +48,9 @@ class ClipSpec:
         min_crop_area: smallest share of the frame's area that a training crop may show; the paper's is 0.08.
         flip: mirror half of the training clips; off where left and right tell classes apart.
         tg_stride: n in TG_t = x_t - x_{t+n}, in video frames; 0 where no TG is wanted, so that every frame may be used.
+        tg_form: "aligned", as in the paper: x_t - x_{t+n} at the frames of the RGB clip.  "reference_slow", as in the
+            reference's ablation of slow TG: the frames of the clip's span, T + 1 evenly spaced ones, each minus its
+            predecessor, and strong operations apply to these frames before they are subtracted.
     """
 
     clip_len: int = 8
@@ -47,11 +60,16 @@ class ClipSpec:
     min_crop_area: float = 0.08
     flip: bool = True
     tg_stride: int = 1
+    tg_form: str = "aligned"
 
     def __post_init__(self) -> None:
         for name, least in (("clip_len", 1), ("frame_stride", 1), ("size", 1), ("eval_size", 1), ("tg_stride", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        if self.tg_form not in TG_FORMS:
+            raise InputError(f"tg_form is {self.tg_form!r}: choose one of {', '.join(TG_FORMS)}")
+        if self.tg_form == "reference_slow" and self.tg_stride > 1:
+            raise InputError(f"tg_stride is {self.tg_stride}: with tg_form reference_slow it follows from the clip")
         if not 0 < self.min_crop_area <= 1:
             raise InputError(f"min_crop_area is {self.min_crop_area}: it must be above 0 and at most 1")
         if self.eval_size < self.size:
@@ -79,7 +97,8 @@ class ClipPlan:
 
     Attributes:
         frames: (T,) int64 frame numbers of the RGB clip.
-        later: (T,) int64 frame numbers of the TG partners x_{t+n}; equal to ``frames`` where the spec wants no TG.
+        later: (T,) int64 frame numbers of the TG partners x_{t+n}; equal to ``frames`` where the spec wants no TG.  In
+            the form "reference_slow" (T + 1,), the frames whose differences are the TG.
         box: x, y, width, height of the crop in pixels of the frame as displayed.
         flip: mirror left and right.
         size: (width, height) that the crop is resized to.
@@ -97,10 +116,7 @@ class ClipPlan:
 
 
 def plan_clip(record: VideoRecord, spec: ClipSpec, seed: int, epoch: int, position: int) -> ClipPlan:
-    """Plan one training clip: method-spec of the paper's code, on the frame as displayed.
-
-    Differs from the reference: the box is drawn on the native grid rather than on that of a frame resized to 256, and
-    its corner is moved to even coordinates (by at most one pixel), since chroma has half the resolution.
+    """Plan one training clip: :func:`plan_clips` for a single video.
 
     Args:
         record: the video.
@@ -109,27 +125,43 @@ def plan_clip(record: VideoRecord, spec: ClipSpec, seed: int, epoch: int, positi
         epoch: pass over the stream, from 0.
         position: place in the stream within the epoch, from 0.
     """
-    u = _uniforms(seed, epoch, position)
-    frames, later = _frames(record, spec, _start(record, spec, u[0]))
-    box = _random_resized_crop(record.display_size, spec.min_crop_area, u[1 : 3 + 2 * _CROP_ATTEMPTS])
-    flip = spec.flip and bool(u[3 + 2 * _CROP_ATTEMPTS] < 0.5)
-    rest = u[-2 * _UNIFORMS_PER_STRONG :]
-    return ClipPlan(
-        frames,
-        later,
-        box,
-        flip,
-        (spec.size, spec.size),
-        _strong(rest[:_UNIFORMS_PER_STRONG]),
-        _strong(rest[_UNIFORMS_PER_STRONG:]),
-    )
+    return plan_clips(np.array([record.num_frames]), np.array([record.display_size]), spec, seed, epoch, position)[0]
+
+
+def plan_clips(
+    num_frames: np.ndarray, display_sizes: np.ndarray, spec: ClipSpec, seed: int, epoch: int, position: int
+) -> list[ClipPlan]:
+    """Plan training clips at consecutive positions: method-spec of the paper's code, on the frame as displayed.
+
+    Differs from the reference: the box is drawn on the native grid rather than on that of a frame resized to 256, and
+    its corner is moved to even coordinates (by at most one pixel), since chroma has half the resolution.
+
+    Args:
+        num_frames: (B,) integer frame counts of the videos, one a clip.
+        display_sizes: (B, 2) integer width and height in pixels of their frames as displayed.
+        spec: what a clip is.
+        seed: any integer in [0, 2**64): the stream's.
+        epoch: pass over the stream, from 0.
+        position: place of the first clip in the stream within the epoch, from 0.
+    """
+    u = _uniforms(seed, epoch, position, len(num_frames))
+    box_end = 3 + 2 * _CROP_ATTEMPTS
+    frames, later = _frames(num_frames, spec, _starts(num_frames, spec, u[:, 0]))
+    boxes = _random_resized_crops(display_sizes, spec.min_crop_area, u[:, 1:box_end])
+    flips = (u[:, box_end] < 0.5) & spec.flip
+    strong = _strong(u[:, box_end + 1 :].reshape(-1, _UNIFORMS_PER_STRONG))  # RGB's and TG's of each clip in turn
+    size = (spec.size, spec.size)
+    rest = zip(boxes.tolist(), flips.tolist(), strong[::2], strong[1::2], strict=True)
+    return [
+        ClipPlan(frames[i], later[i], tuple(box), flip, size, rgb, tg) for i, (box, flip, rgb, tg) in enumerate(rest)
+    ]
 
 
 def plan_center(record: VideoRecord, spec: ClipSpec) -> ClipPlan:
     """The centre clip that validation during training sees: middle window, centre square, no flip."""
     window = _window(spec)
     start = (record.num_frames - window + 1) // 2 if record.num_frames >= window else 0
-    frames, later = _frames(record, spec, start)
+    frames, later = _frames(record.num_frames, spec, start)
     width, height = record.display_size
     side = max(1, round(min(width, height) * spec.size / spec.eval_size))
     box = ((width - side) // 2, (height - side) // 2, side, side)
@@ -144,9 +176,8 @@ def plan_test(record: VideoRecord, spec: ClipSpec) -> tuple[ClipPlan, np.ndarray
         in the resized frame: first end, other end, middle of the long side.
     """
     span = (record.num_frames - _window(spec) + 1) / NUM_TEST_CLIPS
-    starts = [int(i * span + span / 2) if span > 0 else 0 for i in range(NUM_TEST_CLIPS)]
-    parts = [_frames(record, spec, start) for start in starts]
-    frames, later = (np.concatenate(part) for part in zip(*parts, strict=True))
+    starts = np.array([int(i * span + span / 2) if span > 0 else 0 for i in range(NUM_TEST_CLIPS)])
+    frames, later = (part.ravel() for part in _frames(record.num_frames, spec, starts))
     width, height = record.display_size
     scale = spec.eval_size / min(width, height)
     size = (int(width * scale + 0.5), int(height * scale + 0.5))
@@ -165,60 +196,76 @@ def epoch_order(seed: int, epoch: int, num_videos: int) -> np.ndarray:
 _CLIP_KEY, _ORDER_KEY = 0, 1
 
 
-def _uniforms(seed: int, epoch: int, position: int) -> np.ndarray:
-    """(_UNIFORMS,) float64 in [0, 1)."""
-    return _generator(seed, _CLIP_KEY, epoch, position).random(_UNIFORMS)
+def _uniforms(seed: int, epoch: int, position: int, num_clips: int) -> np.ndarray:
+    """(num_clips, _UNIFORMS) float64 in [0, 1) of consecutive positions.
+
+    Philox is a function of key and counter.  Every position owns _COUNTS_PER_CLIP values of the counter, so a run of
+    positions is one run of the counter, and a position draws the same numbers whichever run it is part of.
+    """
+    generator = _generator(seed, _CLIP_KEY, epoch, position * _COUNTS_PER_CLIP)
+    return generator.random((num_clips, _COUNTS_PER_CLIP * _UNIFORMS_PER_COUNT))[:, :_UNIFORMS]
 
 
-def _generator(seed: int, purpose: int, epoch: int, position: int) -> np.random.Generator:
-    """Philox is a function of key and counter: neighbouring positions are independent streams."""
+def _generator(seed: int, purpose: int, epoch: int, count: int) -> np.random.Generator:
+    """The epoch stands in the highest word of the counter, where no number of clips reaches it."""
     key = np.array([seed, purpose], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, position, epoch], np.uint64)))
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([count, 0, 0, epoch], np.uint64)))
 
 
 def _window(spec: ClipSpec) -> int:
     return spec.clip_len * spec.frame_stride
 
 
-def _num_starts(record: VideoRecord, spec: ClipSpec) -> int:
-    return max(1, record.num_frames - spec.tg_stride)
+def _num_starts(num_frames: np.ndarray | int, spec: ClipSpec) -> np.ndarray:
+    """Frames that a clip may show: in the aligned form, those that have a partner."""
+    num: np.ndarray = np.maximum(1, np.asarray(num_frames) - spec.tg_stride * (spec.tg_form == "aligned"))
+    return num
 
 
-def _start(record: VideoRecord, spec: ClipSpec, u: float) -> int:
-    """First frame, uniform over those whose whole window fits; 0 in videos shorter than the window."""
-    return int(u * max(1, _num_starts(record, spec) - _window(spec) + 1))
+def _starts(num_frames: np.ndarray, spec: ClipSpec, u: np.ndarray) -> np.ndarray:
+    """(B,) int64 first frames, uniform over those whose whole window fits; 0 in videos shorter than the window."""
+    starts: np.ndarray = (u * np.maximum(1, _num_starts(num_frames, spec) - _window(spec) + 1)).astype(np.int64)
+    return starts
 
 
-def _frames(record: VideoRecord, spec: ClipSpec, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of the clip and their TG partners.
+def _frames(num_frames: np.ndarray | int, spec: ClipSpec, starts: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of clips and their TG partners, (..., T) and (..., T or T + 1) int64 for (...) starts.
 
     Short videos loop over the frames that have a partner, so that no pair crosses the seam.
     """
-    frames = (start + spec.frame_stride * np.arange(spec.clip_len)) % _num_starts(record, spec)
-    return frames, np.minimum(frames + spec.tg_stride, record.num_frames - 1)
+    offsets = spec.frame_stride * np.arange(spec.clip_len)
+    frames = (np.asarray(starts)[..., None] + offsets) % _num_starts(num_frames, spec)[..., None]
+    if spec.tg_stride and spec.tg_form == "reference_slow":
+        even = np.linspace(frames[..., 0], frames[..., -1], spec.clip_len + 1, axis=-1)
+        return frames, np.rint(even).astype(np.int64)
+    return frames, np.minimum(frames + spec.tg_stride, np.asarray(num_frames)[..., None] - 1)
 
 
-def _random_resized_crop(frame_size: tuple[int, int], min_area: float, u: np.ndarray) -> tuple[int, int, int, int]:
-    """Box of ``min_area`` to all of the area, aspect ratio 3/4 to 4/3; the centre square where ten tries do not fit."""
-    width, height = frame_size
-    area = (min_area + (1 - min_area) * u[:_CROP_ATTEMPTS]) * width * height
-    low, high = np.log(3 / 4), np.log(4 / 3)
-    ratio = np.exp(low + (high - low) * u[_CROP_ATTEMPTS : 2 * _CROP_ATTEMPTS])
+def _random_resized_crops(frame_sizes: np.ndarray, min_area: float, u: np.ndarray) -> np.ndarray:
+    """Boxes of ``min_area`` to all of the area, aspect ratio 3/4 to 4/3; the centre square where ten tries do not fit.
+
+    Returns:
+        (B, 4) int64 x, y, width, height.
+    """
+    width, height = frame_sizes.astype(np.int64).T
+    area = (min_area + (1 - min_area) * u[:, :_CROP_ATTEMPTS]) * (width * height)[:, None]
+    ratio = np.exp(_LOG_RATIOS[0] + (_LOG_RATIOS[1] - _LOG_RATIOS[0]) * u[:, _CROP_ATTEMPTS : 2 * _CROP_ATTEMPTS])
     widths, heights = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-    fits = np.flatnonzero((widths <= width) & (heights <= height) & (widths >= 1) & (heights >= 1))
-    if len(fits):
-        w, h = int(widths[fits[0]]), int(heights[fits[0]])
-        x, y = int(u[-2] * (width - w + 1)), int(u[-1] * (height - h + 1))
-    else:
-        w = h = min(width, height)
-        x, y = (width - w) // 2, (height - h) // 2
-    return x - x % 2, y - y % 2, w, h
+    fits = (widths <= width[:, None]) & (heights <= height[:, None]) & (widths >= 1) & (heights >= 1)
+    clip, first = np.arange(len(u)), fits.argmax(axis=1)
+    found, square = fits[clip, first], np.minimum(width, height)
+    w = np.where(found, widths[clip, first], square).astype(np.int64)
+    h = np.where(found, heights[clip, first], square).astype(np.int64)
+    x = np.where(found, u[:, -2] * (width - w + 1), (width - w) // 2).astype(np.int64)
+    y = np.where(found, u[:, -1] * (height - h + 1), (height - h) // 2).astype(np.int64)
+    return np.array([x - x % 2, y - y % 2, w, h]).T
 
 
-def _strong(u: np.ndarray) -> StrongPlan:
-    first, second = int(u[0] * NUM_STRONG_OPS), int(u[1] * (NUM_STRONG_OPS - 1))
+def _strong(u: np.ndarray) -> list[StrongPlan]:
+    """One plan for each row of _UNIFORMS_PER_STRONG numbers."""
+    first, second = (u[:, 0] * NUM_STRONG_OPS).astype(int), (u[:, 1] * (NUM_STRONG_OPS - 1)).astype(int)
     second += second >= first  # distinct, and uniform over the others
-    signs = np.where(u[2:4] < 0.5, -1, 1)
-    return StrongPlan(
-        (min(first, second), max(first, second)), (int(signs[0]), int(signs[1])), (float(u[4]), float(u[5]))
-    )
+    ops = np.sort(np.stack([first, second], axis=1), axis=1).tolist()
+    signs = np.where(u[:, 2:4] < 0.5, -1, 1).tolist()
+    cutouts = u[:, 4:6].tolist()
+    return [StrongPlan(*map(tuple, parts)) for parts in zip(ops, signs, cutouts, strict=True)]

@@ -112,6 +112,10 @@ class DataConfig:
     """Smallest share of the frame's area that a training crop may show."""
     flip: bool = True
     """Mirror half of the training clips. Turn off where left and right are different classes."""
+    tg_form: Literal["aligned", "reference_slow"] = "aligned"
+    """Temporal gradients: differences at the frames of the clip, as in the paper, or the slow ones of its code."""
+    tg_stride: int = 1
+    """Distance between the two frames of a temporal gradient, in frames of the video; 7 is the paper's slow one."""
     decoder: Literal["auto", "ffmpeg", "dali"] = "auto"
     """Video decoder; auto takes DALI on a GPU and FFmpeg on a CPU."""
     num_threads: int | None = None
@@ -136,6 +140,12 @@ class DataConfig:
         _require(0 < self.val_fraction < 1, f"--data.val-fraction {self.val_fraction}: take one between 0 and 1")
         _require(self.clip_len >= 2, f"--data.clip-len {self.clip_len}: the network halves it, take 2 or more")
         _require(self.frame_stride >= 1, f"--data.frame-stride {self.frame_stride}: take 1 or more")
+        _require(self.tg_stride >= 1, f"--data.tg-stride {self.tg_stride}: take 1 or more")
+        _require(
+            self.tg_form == "aligned" or self.tg_stride == 1,
+            f"--data.tg-stride {self.tg_stride} and --data.tg-form {self.tg_form} contradict each other: "
+            "the stride of that form follows from the clip",
+        )
         _require(self.size >= 32, f"--data.size {self.size}: the network divides it by 32, take 32 or more")
         _require(
             self.eval_size >= self.size,

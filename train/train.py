@@ -237,6 +237,8 @@ def clip_spec(config: Config) -> ClipSpec:
         eval_size=data.eval_size,
         min_crop_area=data.min_crop_area,
         flip=data.flip,
+        tg_stride=data.tg_stride,
+        tg_form=data.tg_form,
     )
 
 

@@ -19,7 +19,7 @@ COPIES = ("Copy", "MakeContiguous")  # to the device; DALI makes them where they
 
 def operators(decoder: str, device_type: str) -> list[tuple[str, str, list[str]]]:
     """(name, device, devices of its inputs) of each operator of the graph, in order."""
-    spec = GraphSpec(num_frames=8, tg=True, strong=True, decoder=decoder)
+    spec = GraphSpec(clip_len=8, tg=True, strong=True, decoder=decoder)
     # device_id None: with a number, DALI asks for the driver
     graph: Any = clip_pipeline(spec, 224, device_type, batch_size=4, num_threads=2, device_id=None)
     graph._build_graph()

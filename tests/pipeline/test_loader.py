@@ -1,11 +1,9 @@
 """A batch depends on its step alone; streams are endless, complete, and stop cleanly."""
 
 import gc
-import os
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +13,12 @@ import torch
 from pipeline.background import Background, read_ahead
 from pipeline.batch import ClipBatch, Needs
 from pipeline.datasets import DataSplit
-from pipeline.errors import BadVideo, InputError
-from pipeline.evaluation import center_views, multi_views
+from pipeline.errors import InputError
+from pipeline.evaluation import center_views, multi_views, precise_bn_views
 from pipeline.index import VideoIndex
-from pipeline.loader import ClipLoader, ClipStream
+from pipeline.loader import ClipLoader
 from pipeline.plan import ClipSpec
+from pipeline.stream import ClipStream
 
 SPEC = ClipSpec(clip_len=4, frame_stride=3, size=32, eval_size=40)
 ALL = Needs(tg=True, unlabeled=True, strong=True)
@@ -84,7 +83,7 @@ def test_resuming_at_any_step_gives_the_same_bits(
         for _ in range(step):
             next(first)
         state = first.state_dict()
-    assert state == {"step": step}
+    assert state == {"step": step, "quarantine": {}}
     with make_loader(small_index) as second:
         next(second)  # a loader that has already run is taken back as well
         second.load_state_dict(state)
@@ -113,6 +112,43 @@ def test_batch_has_the_promised_shapes_and_labels(small_index: VideoIndex) -> No
     assert batch.labels.tolist() == split.labels[batch.labeled_ids].tolist()
     assert batch.unlabeled_labels.tolist() == split.labels[batch.unlabeled_ids].tolist()
     assert set(batch.labeled_ids.tolist()) <= set(split.labeled.tolist())
+
+
+def joined(of_rank: list[list[list[torch.Tensor]]]) -> list[list[torch.Tensor]]:
+    """Global batches out of those of each rank."""
+    return [[torch.cat(parts) for parts in zip(*batches, strict=True)] for batches in zip(*of_rank, strict=True)]
+
+
+def of_ranks(index: VideoIndex, world_size: int, step: int, num_batches: int) -> list[list[torch.Tensor]]:
+    """Batches of 12 + 12 clips put together from those of the ranks."""
+    of_rank = []
+    options: dict[str, Any] = {"batch_labeled": 12 // world_size, "batch_unlabeled": 12 // world_size, "seed": 0}
+    for rank in range(world_size):
+        ranks = {"rank": rank, "world_size": world_size}
+        with ClipLoader(index, split_of(index), Needs(tg=True, unlabeled=True), SPEC, **options, **ranks) as loader:
+            loader.load_state_dict({"step": step})
+            of_rank.append(take(loader, num_batches))
+    return joined(of_rank)
+
+
+def test_any_number_of_ranks_draws_the_same_stream_and_may_change_when_resuming(small_index: VideoIndex) -> None:
+    whole = of_ranks(small_index, 1, 0, 4)
+    assert_same(of_ranks(small_index, 2, 0, 4), whole)
+    assert_same(of_ranks(small_index, 3, 1, 2), whole[1:3])
+    assert_same(of_ranks(small_index, 4, 3, 1), whole[3:])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_every_rank_has_as_many_steps_and_one_that_does_not_exist_is_refused(
+    world_size: int, small_index: VideoIndex
+) -> None:
+    arguments: dict[str, Any] = {"batch_labeled": 1, "batch_unlabeled": 2, "seed": 0, "world_size": world_size}
+    for rank in range(world_size):
+        loader = ClipLoader(small_index, split_of(small_index), Needs(), SPEC, rank=rank, **arguments)
+        assert loader.steps_per_epoch == 10 // (2 * world_size)
+    for rank in (-1, world_size):
+        with pytest.raises(InputError, match=f"rank is {rank} of {world_size}"):
+            ClipLoader(small_index, split_of(small_index), Needs(), SPEC, rank=rank, **arguments)
 
 
 def test_only_what_is_needed_is_made(small_index: VideoIndex) -> None:
@@ -173,20 +209,6 @@ def test_dali_decoder_can_be_chosen_and_is_refused_where_it_cannot(small_index: 
         ClipLoader(small_index, split_of(small_index), ALL, SPEC, decoder="nvdec", **arguments)
 
 
-def test_a_video_deleted_while_training_is_named(small_index: VideoIndex, tmp_path: Path) -> None:
-    for path in small_index.paths:
-        target = tmp_path / path
-        target.parent.mkdir(exist_ok=True)
-        os.link(small_index.root / path, target)
-    index = VideoIndex.build(tmp_path, num_workers=1, progress=False)
-    with make_loader(index) as loader:
-        next(loader)
-        for path in index.paths:
-            (tmp_path / path).unlink()
-        with pytest.raises(BadVideo, match=r"cannot be opened any more|No such file"):
-            take(loader, 20)
-
-
 def test_no_thread_is_left_behind(small_index: VideoIndex) -> None:
     before = threading.active_count()
     loader = make_loader(small_index)
@@ -221,7 +243,8 @@ def test_reading_ahead_keeps_the_order() -> None:
         return item * 10
 
     batches = [[1, 2], [3], [4, 5, 6], [7], [8]]
-    assert list(read_ahead(iter(batches), slow_if_even, 3)) == [(batch, [10 * i for i in batch]) for batch in batches]
+    read = [(batch, [result() for result in results]) for batch, results in read_ahead(iter(batches), slow_if_even, 3)]
+    assert read == [(batch, [10 * i for i in batch]) for batch in batches]
 
 
 def test_evaluation_shows_every_video_once_in_order(small_index: VideoIndex) -> None:
@@ -232,6 +255,41 @@ def test_evaluation_shows_every_video_once_in_order(small_index: VideoIndex) -> 
         assert views.rgb.shape == (len(ids), 4, 32, 32, 3)
         assert views.tg is not None
         assert views.tg.shape == views.rgb.shape
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_evaluation_shows_every_video_on_exactly_one_rank(world_size: int, small_index: VideoIndex) -> None:
+    rows = np.array([3, 0, 11, 7, 5])
+    shares: list[list[int]] = []
+    for rank in range(world_size):
+        ranks: dict[str, Any] = {"rank": rank, "world_size": world_size}
+        batches = center_views(small_index, rows, SPEC, batch_size=2, **ranks)
+        shares.append([row for ids, _ in batches for row in ids.tolist()])
+        if world_size == 4:
+            assert [row for row, _ in multi_views(small_index, rows, SPEC, **ranks)] == shares[-1]
+    assert sorted(row for share in shares for row in share) == sorted(rows.tolist())
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_precise_bn_shows_shuffled_centre_clips_alike_for_any_number_of_ranks(small_index: VideoIndex) -> None:
+    rows = np.arange(10)
+
+    def views(pass_number: int, batch_size: int, **ranks: Any) -> list[list[torch.Tensor]]:
+        options: dict[str, Any] = {"seed": 0, "pass_number": pass_number, "batch_size": batch_size, "num_batches": 4}
+        batches = precise_bn_views(small_index, rows, SPEC, **options, **ranks)
+        return [[ids, views.rgb.clone()] for ids, views in batches]
+
+    whole = views(0, 6)
+    assert [len(ids) for ids, _ in whole] == [6] * 4
+    order = torch.cat([ids for ids, _ in whole]).tolist()
+    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10)), "every video once before one comes again"
+    assert order[:10] != order[10:20]
+    assert_same(views(0, 6), whole)
+    assert_same(joined([views(0, 2, rank=rank, world_size=3) for rank in range(3)]), whole)
+    assert torch.cat([ids for ids, _ in views(1, 6)]).tolist() != order
+    (center,) = center_views(small_index, rows, SPEC, batch_size=10)
+    for ids, clips in whole:
+        assert torch.equal(clips, center[1].rgb[ids])
 
 
 def test_multi_views_are_ten_clips_of_three_crops_of_the_same_frames(small_index: VideoIndex) -> None:

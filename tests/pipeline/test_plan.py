@@ -1,6 +1,7 @@
 """Plans follow the method's rules, and depend on (seed, epoch, position) alone."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,17 @@ from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
 from pipeline.errors import InputError
-from pipeline.plan import NUM_STRONG_OPS, ClipPlan, ClipSpec, epoch_order, plan_center, plan_clip, plan_test
+from pipeline.plan import (
+    NUM_STRONG_OPS,
+    ClipPlan,
+    ClipSpec,
+    _uniforms,
+    epoch_order,
+    plan_center,
+    plan_clip,
+    plan_clips,
+    plan_test,
+)
 from pipeline.record import VideoRecord
 
 SPEC = ClipSpec()
@@ -201,3 +212,40 @@ def test_impossible_spec_is_refused_with_its_value() -> None:
         ClipSpec(eval_size=100)
     with pytest.raises(InputError, match=r"min_crop_area is 1.5"):
         ClipSpec(min_crop_area=1.5)
+
+
+VIDEOS = st.lists(
+    st.tuples(st.integers(1, 400), st.integers(1, 2000), st.integers(1, 2000), st.sampled_from([0, 90, 180, 270])),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shapes=VIDEOS,
+    cuts=st.lists(st.integers(0, 40)),
+    seed=st.integers(0, 2**64 - 1),
+    epoch=st.integers(0, 2**32),
+    position=st.integers(0, 10**9),
+)
+def test_a_batch_is_planned_to_the_bit_as_its_clips_one_by_one_and_in_any_parts(
+    shapes: list[tuple[int, int, int, int]], cuts: list[int], seed: int, epoch: int, position: int
+) -> None:
+    videos = [record(*shape) for shape in shapes]
+    num_frames = np.array([video.num_frames for video in videos])
+    sizes = np.array([video.display_size for video in videos])
+    one_by_one = [plan_clip(video, SPEC, seed, epoch, position + i) for i, video in enumerate(videos)]
+    ends = sorted({min(cut, len(videos)) for cut in cuts} | {0, len(videos)})
+    in_parts = [
+        plan
+        for a, b in pairwise(ends)
+        for plan in plan_clips(num_frames[a:b], sizes[a:b], SPEC, seed, epoch, position + a)
+    ]
+    assert len(one_by_one) == len(in_parts)
+    assert all(same(a, b) for a, b in zip(one_by_one, in_parts, strict=True))
+
+
+def test_neighbouring_positions_and_epochs_share_no_number() -> None:
+    drawn = [_uniforms(5, epoch, position, 1).ravel() for epoch in range(4) for position in range(200)]
+    assert len(np.unique(np.concatenate(drawn))) == sum(map(len, drawn))

@@ -9,7 +9,7 @@ from nvidia.dali import fn, pipeline_def, types
 from PIL import Image, ImageEnhance, ImageOps
 
 from pipeline.plan import StrongPlan
-from pipeline.strong import OPS, cutout_side, strong_parameters, strong_view
+from pipeline.strong import OPS, cutout_side, strong_inputs, strong_parameters, strong_view
 from tests.conftest import moving_frames
 
 SIZE = 64
@@ -26,10 +26,7 @@ def op(name: str, sign: int = 1, second: str = "cutout", second_sign: int = 1) -
 @pipeline_def(batch_size=32, num_threads=1, device_id=None, prefetch_queue_depth=1, enable_conditionals=True)
 def chain() -> Any:
     frames = fn.external_source(name="frames", dtype=types.UINT8, layout="FHWC", ndim=4)
-    switches = fn.external_source(name="switches", dtype=types.BOOL, ndim=1)
-    matrix = fn.external_source(name="matrix", dtype=types.FLOAT, ndim=2)
-    anchor = fn.external_source(name="anchor", dtype=types.FLOAT, ndim=1)
-    return strong_view(frames, switches, matrix, anchor, SIZE)
+    return strong_view(frames, strong_inputs(""), SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +156,8 @@ def test_operations_apply_in_list_order(run: Run) -> None:
 def test_two_geometric_operations_become_one_interpolation(run: Run) -> None:
     shear, turn = op("shear_x", -1), op("rotate", 1)
     both = strong_parameters(op("shear_x", -1, "rotate", 1), SIZE).matrix
-    square = [np.vstack([strong_parameters(plan, SIZE).matrix, [0, 0, 1]]) for plan in (shear, turn)]
-    np.testing.assert_allclose(both, (square[0] @ square[1])[:2], atol=1e-4)  # result to source: last drawn first
+    square = [strong_parameters(plan, SIZE).matrix for plan in (shear, turn)]
+    np.testing.assert_allclose(both, square[0] @ square[1], atol=1e-4)  # result to source: last drawn first
     assert strong_parameters(op("translate_x", 1, "translate_y", -1), SIZE).switches[:2].tolist() == [True, False]
     assert strong_parameters(op("translate_x", 1, "rotate", -1), SIZE).switches[:2].tolist() == [False, True]
 

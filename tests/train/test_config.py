@@ -65,6 +65,8 @@ def test_unknown_saved_option_is_named() -> None:
         (DataConfig, {"val_fraction": 0.0}, r"--data\.val-fraction 0\.0"),
         (DataConfig, {"clip_len": 1}, r"--data\.clip-len 1"),
         (DataConfig, {"frame_stride": 0}, r"--data\.frame-stride 0"),
+        (DataConfig, {"tg_stride": 0}, r"--data\.tg-stride 0"),
+        (DataConfig, {"tg_stride": 7, "tg_form": "reference_slow"}, r"--data\.tg-stride 7 and --data\.tg-form"),
         (DataConfig, {"size": 16}, r"--data\.size 16: .* take 32 or more"),
         (DataConfig, {"size": 112, "eval_size": 100}, r"--data\.eval-size 100 is smaller than --data\.size 112"),
         (DataConfig, {"num_threads": 0}, r"--data\.num-threads 0"),
