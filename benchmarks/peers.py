@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks import results
 from benchmarks.clips import KINDS, describe, make_clips
 from benchmarks.processes import Candidate, Speed
 from benchmarks.results import RESULTS, finish, versions
@@ -225,3 +226,12 @@ def _table(summary: dict[str, dict[str, dict[str, float]]]) -> Table:
             table.add_row(*cells, style="bold" if name == OURS else None)
         table.add_section()
     return table
+
+
+def main() -> None:
+    """Command line: the fields of :class:`PeersBenchmark`."""
+    results.main(PeersBenchmark, run)
+
+
+if __name__ == "__main__":
+    main()

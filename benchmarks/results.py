@@ -3,12 +3,30 @@
 import json
 import os
 import platform
+import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import tyro
+
+from pipeline.errors import InputError
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("torch", "av", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
+
+
+Options = TypeVar("Options")
+
+
+def main(options: type[Options], run: Callable[[Options], int]) -> None:
+    """Command line of a benchmark: the fields of its options; its exit status is what ``run`` returns."""
+    try:
+        sys.exit(run(tyro.cli(options)))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 def environment() -> dict[str, Any]:

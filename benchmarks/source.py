@@ -14,13 +14,14 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks import results
 from benchmarks.clips import describe, make_clips
 from benchmarks.results import RESULTS, finish
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex
-from pipeline.loader import ClipStream
 from pipeline.plan import ClipSpec
 from pipeline.slicing import slice_clip
+from pipeline.stream import ClipStream
 
 TARGET_CLIPS_PER_S = 1500
 _BATCH_SIZE = 64
@@ -98,3 +99,12 @@ def _round(stream: ClipStream, seconds: float) -> tuple[float, float]:
         if time.perf_counter() >= stop:
             break
     return 1e6 * planning / clips, 1e6 * slicing / clips
+
+
+def main() -> None:
+    """Command line: the fields of :class:`SourceBenchmark`."""
+    results.main(SourceBenchmark, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Does the loader run on the device for long, through bad files, and how fast?"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.gpu_checks.bench import FAIL, INFO, PASS, Bench, Finding
+from pipeline.batch import ClipBatch, Needs
+from pipeline.datasets import DataSplit
+from pipeline.index import VideoIndex
+from pipeline.loader import ClipLoader
+from pipeline.plan import ClipSpec
+
+_NUM_COPIES = 16
+_DELETED, _DAMAGED = 3, 9  # rows of the index
+_BATCH = 8
+THREADS = (1, 2, 4, 8, 16)
+_SPEED_S = 5.0
+_MEMORY_WARMUP_S, _MEMORY_S = 8.0, 12.0
+_HOST_GROWTH, _DEVICE_GROWTH_MIB = 0.03, 64
+
+
+def check_faults(bench: Bench) -> Iterator[Finding]:
+    """Deleted and damaged videos cost no step, and leave the clips of all others as they were."""
+    for variant, _ in bench.decodable():
+        with TemporaryDirectory() as folder:
+            yield _faults(variant, bench.copies(Path(folder) / "videos", variant, _NUM_COPIES), bench.device)
+
+
+def _faults(variant: str, index: VideoIndex, device: str) -> Finding:
+    num_steps = 2 * len(index) // _BATCH
+    with loader_on(index, device, seed=1) as loader:
+        whole = [_clips(next(loader)) for _ in range(num_steps)]
+    deleted, damaged = index.paths[_DELETED], index.paths[_DAMAGED]
+    (index.root / deleted).unlink()
+    damage_packets(index, _DAMAGED)
+    with loader_on(index, device, seed=1) as loader:
+        found = [_clips(next(loader)) for _ in range(num_steps)]
+        left_out = loader.quarantined
+    changed: set[int] = set()
+    for (rows, clips), (rows_now, clips_now) in zip(whole, found, strict=True):
+        same_video = (rows == rows_now) & (rows != _DELETED) & (rows != _DAMAGED)
+        same_bits = (clips == clips_now).flatten(1).all(dim=1)
+        changed |= set(rows[same_video & ~same_bits].tolist())
+    unjustly = set(left_out) - {deleted, damaged}
+    if changed or unjustly or deleted not in left_out:
+        wrong = f"other videos' clips changed: {sorted(changed)}; left out: {sorted(left_out)}"
+        return Finding(variant, FAIL, f"{wrong}; expected of {deleted} and {damaged} only")
+    named = "named" if damaged in left_out else "SHOWN AS IF IT WERE WHOLE, since the decoder does not complain"
+    return Finding(variant, PASS, f"{num_steps} of {num_steps} steps; deleted video named, damaged one {named}")
+
+
+def damage_packets(index: VideoIndex, row: int) -> None:
+    """Noise in place of a video's packets; neither its size nor its modification time tells."""
+    record = index[row]
+    content = bytearray(Path(record.path).read_bytes())
+    for offset, size in zip(record.offsets.tolist(), record.sizes.tolist(), strict=True):
+        content[offset : offset + size] = np.random.default_rng(0).bytes(size)
+    Path(record.path).write_bytes(content)
+    os.utime(record.path, ns=(record.mtime_ns, record.mtime_ns))
+
+
+def check_threads(bench: Bench) -> Iterator[Finding]:
+    """Clips per second by the number of decoding threads, each of which is an NVDEC session on a GPU."""
+    variant = next(variant for variant, _ in bench.decodable())
+    with TemporaryDirectory() as folder:
+        index = bench.copies(Path(folder) / "videos", variant, _NUM_COPIES)
+        speeds = {}
+        for num_threads in THREADS:
+            with loader_on(index, bench.device, num_threads=num_threads) as loader:
+                speeds[num_threads] = clips_per_s(loader, _SPEED_S)
+            yield Finding(f"{num_threads} threads", INFO, f"{speeds[num_threads]:.0f} clips/s of {variant}")
+        best = max(speeds, key=lambda num_threads: speeds[num_threads])
+        yield Finding("best", INFO, f"--data.num-threads {best}: {speeds[best]:.0f} clips/s")
+        with loader_on(index, bench.device, decoder="ffmpeg", num_threads=os.cpu_count() or 1) as loader:
+            speed = clips_per_s(loader, _SPEED_S)
+        yield Finding("decoder ffmpeg", INFO, f"{speed:.0f} clips/s on all {os.cpu_count()} cores")
+
+
+def clips_per_s(loader: ClipLoader, seconds: float) -> float:
+    """Labeled and unlabeled clips together."""
+    run_for(loader, 1.0)
+    start = time.perf_counter()
+    batches = run_for(loader, seconds)
+    return batches * 2 * _BATCH / (time.perf_counter() - start)
+
+
+def run_for(loader: ClipLoader, seconds: float) -> int:
+    """Take batches for a while, at least one; returns how many."""
+    batches, stop = 0, time.perf_counter() + seconds
+    while not batches or time.perf_counter() < stop:
+        next(loader)
+        batches += 1
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return batches
+
+
+def check_memory(bench: Bench) -> Iterator[Finding]:
+    """Neither the host's memory nor the device's grows with the batches."""
+    variant = next(variant for variant, _ in bench.decodable())
+    with TemporaryDirectory() as folder:
+        index = bench.copies(Path(folder) / "videos", variant, _NUM_COPIES)
+        with loader_on(index, bench.device) as loader:
+            run_for(loader, _MEMORY_WARMUP_S)
+            host, device = host_mib(), device_mib(bench.device)
+            batches = run_for(loader, _MEMORY_S)
+            host_after, device_after = host_mib(), device_mib(bench.device)
+    grown = host_after / host - 1
+    note = f"{host:.0f} MiB, {100 * grown:+.1f} % over {batches} batches"
+    yield Finding("host", PASS if grown <= _HOST_GROWTH else FAIL, note)
+    if bench.device_type == "cuda":
+        note = f"{device:.0f} MiB in use, {device_after - device:+.0f} MiB over {batches} batches"
+        yield Finding("device", PASS if device_after - device <= _DEVICE_GROWTH_MIB else FAIL, note)
+
+
+def host_mib() -> float:
+    """Resident memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def device_mib(device: str) -> float:
+    """Memory in use on a GPU, whoever uses it; 0 on a CPU."""
+    if torch.device(device).type != "cuda":
+        return 0.0
+    free, total = torch.cuda.mem_get_info(device)
+    return (total - free) / 2**20
+
+
+def loader_on(
+    index: VideoIndex, device: str, *, decoder: str = "dali", seed: int = 0, num_threads: int = 4
+) -> ClipLoader:
+    """A loader as training has it, with all four views."""
+    rows = np.arange(len(index))
+    split = DataSplit(("clip",), np.zeros(len(index), np.int64), rows, rows, rows[:0])
+    options: dict[str, Any] = {"batch_labeled": _BATCH, "batch_unlabeled": _BATCH, "max_bad_fraction": 0.5}
+    needs = Needs(tg=True, unlabeled=True, strong=True)
+    return ClipLoader(
+        index, split, needs, ClipSpec(), seed=seed, device=device, decoder=decoder, num_threads=num_threads, **options
+    )
+
+
+def _clips(batch: ClipBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of a batch's unlabeled videos, and their weak RGB clips on the host."""
+    assert batch.weak is not None and batch.unlabeled_ids is not None
+    return batch.unlabeled_ids, batch.weak.rgb.cpu()
