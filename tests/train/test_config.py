@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from train.config import (
 )
 from train.methods import METHODS, fixmatch, temporal_gradient
 from train.recipes import RECIPES, demo, folder
+from train.train import clip_spec
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -121,3 +122,17 @@ def test_options_are_listed_with_their_groups() -> None:
     names = dict(options(Config()))
     assert names["run.seed"] == 0
     assert names["method.threshold"] == temporal_gradient.Config().threshold
+
+
+def test_every_option_of_a_clip_reaches_the_pipeline() -> None:
+    changed: dict[str, Any] = {
+        "clip_len": 6,
+        "frame_stride": 3,
+        "size": 64,
+        "eval_size": 80,
+        "min_crop_area": 0.3,
+        "flip": False,
+        "tg_stride": 5,
+    }
+    assert asdict(clip_spec(Config(data=DataConfig(**changed)))) == {**changed, "tg_form": "aligned"}
+    assert clip_spec(Config(data=DataConfig(tg_form="reference_slow"))).tg_form == "reference_slow"
