@@ -11,8 +11,6 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,11 +18,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks import results
 from benchmarks.gpu_checks import CHECKS
 from benchmarks.gpu_checks.bench import FAIL, INFO, PASS, SKIP, Bench, Check, Finding, make_bench
-from benchmarks.gpu_checks.decoding import first_line
+from benchmarks.processes import IsolationError, isolated
 from benchmarks.results import RESULTS, finish
 from pipeline.errors import InputError
 
@@ -84,7 +83,7 @@ def run(options: GpuCheck) -> int:
             with console.status(f"checking {name}"):
                 left = options.budget_s - (began - start)
                 late = [Finding("", SKIP, "no time left")]
-                findings = late if left < _LEAST_S else list(isolated(check, bench, left))
+                findings = late if left < _LEAST_S else list(findings_of(check, bench, left))
             console.print(_table(name, findings, time.perf_counter() - began))
             verdicts += [{"check": name, **finding._asdict()} for finding in findings]
     counts = {verdict: sum(v["verdict"] == verdict for v in verdicts) for verdict in _COLORS}
@@ -104,48 +103,23 @@ def run(options: GpuCheck) -> int:
     return 1 if counts[FAIL] else 0
 
 
-def isolated(check: Check, bench: Bench, left_s: float) -> Iterator[Finding]:
+def findings_of(check: Check, bench: Bench, left_s: float) -> Iterator[Finding]:
     """Run a check in a process of its own.
 
     Yields:
         Its findings as they are made; one more FAIL where it raises, dies or takes longer than it may.
     """
-    context = get_context("spawn")  # CUDA does not survive a fork
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, check, bench))
-    process.start()
-    theirs.close()
-    limit = min(check.limit_s, left_s)
-    stop = time.perf_counter() + limit
     try:
-        while ours.poll(max(0.0, stop - time.perf_counter())):
-            finding = ours.recv()
-            if finding is None:
-                return
-            yield finding
-        yield Finding("", FAIL, f"no answer within {limit:.0f} s: it hangs, or the machine is slow")
-    except EOFError:
-        process.join()
-        yield Finding("", FAIL, f"its process died, exit status {process.exitcode}")
-    finally:
-        process.kill()
-        process.join()
-
-
-def _work(connection: Connection, check: Check, bench: Bench) -> None:
-    try:
-        for finding in check.run(bench):
-            connection.send(finding)
-    except Exception as error:  # whatever it is: it is this check's verdict
-        connection.send(Finding("", FAIL, f"{type(error).__name__}: {first_line(error)}"))
-    connection.send(None)
+        yield from isolated(check.run, bench, limit_s=min(check.limit_s, left_s))
+    except IsolationError as error:
+        yield Finding("", FAIL, str(error))
 
 
 def _table(name: str, findings: list[Finding], seconds: float) -> Table:
     table = Table("what", "verdict", "finding", title=f"{name} ({seconds:.0f} s)", title_justify="left", min_width=80)
     for finding in findings:
         color = _COLORS[finding.verdict]
-        table.add_row(finding.subject, f"[{color}]{finding.verdict}[/{color}]", finding.note)
+        table.add_row(finding.subject, Text(finding.verdict, color), Text(finding.note))
     return table
 
 

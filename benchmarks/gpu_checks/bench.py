@@ -12,7 +12,7 @@ import torch
 from pipeline.encode import ENCODERS, write_video
 from pipeline.graph import ClipGraph, GraphSpec, dali_refusal
 from pipeline.index import VideoIndex
-from pipeline.plan import ClipPlan
+from pipeline.plan import ClipPlan, ClipSpec
 from pipeline.record import VideoRecord
 from pipeline.scan import scan
 
@@ -31,6 +31,7 @@ VARIANTS = {
     "mpeg4": ("mpeg4", 0),
 }
 GOP = 8
+_AS_TRAINED = ClipSpec()
 
 
 class Finding(NamedTuple):
@@ -55,11 +56,13 @@ class Bench:
         device: "cuda" or "cuda:N"; "cpu" rehearses.
         folder: one folder for each of :data:`VARIANTS`, with one video in it.
         num_frames: of every video.
+        spec: of the clips.
     """
 
     device: str
     folder: Path
     num_frames: int
+    spec: ClipSpec
 
     @property
     def device_type(self) -> str:
@@ -100,14 +103,22 @@ class Check(NamedTuple):
     limit_s: float
 
 
-def make_bench(device: str, folder: Path, *, num_frames: int = 250, width: int = 340, height: int = 256) -> Bench:
+def make_bench(
+    device: str,
+    folder: Path,
+    spec: ClipSpec = _AS_TRAINED,
+    *,
+    num_frames: int = 250,
+    width: int = 340,
+    height: int = 256,
+) -> Bench:
     """Write the videos: a drifting texture, of which every frame differs from every other."""
     frames = drifting_frames(num_frames, width, height)
     for variant, (codec, bframes) in VARIANTS.items():
         (folder / variant).mkdir(parents=True)
         path = folder / variant / f"video{ENCODERS[codec].suffix}"
         write_video(path, frames, codec, gop=GOP, bframes=bframes)
-    return Bench(device, folder, num_frames)
+    return Bench(device, folder, num_frames, spec)
 
 
 def drifting_frames(num_frames: int, width: int, height: int) -> np.ndarray:

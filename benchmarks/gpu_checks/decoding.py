@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_checks.bench import FAIL, INFO, PASS, SKIP, Bench, Finding, decode, difference, whole_frame_plan
+from benchmarks.processes import first_line
 from pipeline.decode import decode_clip
 from pipeline.graph import ClipGraph, GraphSpec, dali_refusal
-from pipeline.plan import ClipSpec, plan_clip
+from pipeline.plan import plan_clip
 from pipeline.record import VideoRecord
 
 # Decoders agree to the bit; what converts to RGB rounds differently, and some spread colour more smoothly.
@@ -20,7 +21,7 @@ _ROUNDING = 4.0  # mean, in grey levels
 
 def check_build(bench: Bench) -> Iterator[Finding]:
     """The graphs of training are built for the device and make views of the right shape there."""
-    spec = ClipSpec()
+    spec = bench.spec
     record = next(record for _, record in bench.decodable())
     plan = plan_clip(record, spec, seed=0, epoch=0, position=0)
     for decoder in ("ffmpeg", "dali"):
@@ -107,9 +108,3 @@ def _time_whole(record: VideoRecord, number: int, device: str) -> float:
             torch.cuda.synchronize()
         times.append(1000 * (time.perf_counter() - start))
     return median(times[1:])
-
-
-def first_line(error: Exception) -> str:
-    """What of an error fits into the table."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if not line.startswith(("Critical error", "Current pipeline"))), repr(error))

@@ -11,7 +11,6 @@ from pipeline.plan import ClipPlan, ClipSpec, StrongPlan, plan_clip
 from pipeline.record import VideoRecord
 from pipeline.strong import OPS
 
-_SPEC = ClipSpec()
 _ROUNDING = 1  # grey levels
 _INTERPOLATED = {"shear_x", "shear_y", "rotate"}
 _INTERPOLATION = 3  # grey levels: the devices' bilinear weights have different precision
@@ -20,8 +19,8 @@ _INTERPOLATION = 3  # grey levels: the devices' bilinear weights have different 
 def check_operations(bench: Bench) -> Iterator[Finding]:
     """Weak views and temporal gradients are the CPU's to the bit; strong operations differ by no more than rounding."""
     record = next(record for _, record in bench.records())
-    plan = plan_clip(record, _SPEC, seed=0, epoch=0, position=0)
-    graphs = {device: _graph(device) for device in ("cpu", bench.device)}
+    plan = plan_clip(record, bench.spec, seed=0, epoch=0, position=0)
+    graphs = {device: _graph(bench.spec, device) for device in ("cpu", bench.device)}
     for operation, name in enumerate(OPS):
         drawn = StrongPlan((operation, operation), (1, -1), (0.4, 0.6))
         views = {device: graph(_samples(graph, record, plan, drawn)) for device, graph in graphs.items()}
@@ -42,12 +41,14 @@ def check_operations(bench: Bench) -> Iterator[Finding]:
 def check_lifetime(bench: Bench) -> Iterator[Finding]:
     """Views that are kept are not written over by later batches, on a stream of their own too."""
     record = next(record for _, record in bench.records())
-    graph = _graph(bench.device)
-    samples = [graph.read(record, plan_clip(record, _SPEC, seed=0, epoch=0, position=n)) for n in range(12)]
+    graph = _graph(bench.spec, bench.device)
+    samples = [graph.read(record, plan_clip(record, bench.spec, seed=0, epoch=0, position=n)) for n in range(12)]
     side_stream = torch.cuda.Stream(bench.device) if bench.device_type == "cuda" else None
     with torch.cuda.stream(side_stream):  # does nothing without one
-        kept = [graph([sample])[0].rgb for sample in samples]
-        copies = [views.clone() for views in kept]
+        kept, copies = [], []
+        for sample in samples:
+            kept.append(graph([sample])[0].rgb)
+            copies.append(kept[-1].clone())
         for sample in samples:
             graph([sample])
         same = all(torch.equal(*pair) for pair in zip(kept, copies, strict=True))
@@ -57,8 +58,8 @@ def check_lifetime(bench: Bench) -> Iterator[Finding]:
     yield Finding("the same clip again", PASS if again else FAIL, "the same bits" if again else "other bits")
 
 
-def _graph(device: str) -> ClipGraph:
-    return ClipGraph(GraphSpec(_SPEC.clip_len, tg=True, strong=True, decoder="ffmpeg"), _SPEC.size, 1, device, 2)
+def _graph(spec: ClipSpec, device: str) -> ClipGraph:
+    return ClipGraph(GraphSpec(spec.clip_len, tg=True, strong=True, decoder="ffmpeg"), spec.size, 1, device, 2)
 
 
 def _samples(graph: ClipGraph, record: VideoRecord, plan: ClipPlan, drawn: StrongPlan) -> list[Sample]:
