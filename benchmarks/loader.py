@@ -21,7 +21,7 @@ import torch
 import tyro
 
 from pipeline.batch import Needs
-from pipeline.datasets import split_folder
+from pipeline.datasets import split_videos
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex
 from pipeline.loader import ClipLoader
@@ -70,7 +70,7 @@ def measure(benchmark: LoaderBenchmark) -> dict[str, float]:
     index = VideoIndex.build(benchmark.root)
     loader = ClipLoader(
         index,
-        split_folder(index),
+        split_videos(index),
         Needs(tg=True, unlabeled=True, strong=True),
         ClipSpec(size=benchmark.size, eval_size=max(benchmark.size, 256), frame_stride=benchmark.frame_stride),
         batch_labeled=benchmark.batch_size,

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from pipeline.batch import Needs as Needs
     from pipeline.batch import Views as Views
     from pipeline.batch import temporal_gradient as temporal_gradient
+    from pipeline.datasets import DataOptions as DataOptions
     from pipeline.datasets import DataSplit as DataSplit
-    from pipeline.datasets import split_folder as split_folder
+    from pipeline.datasets import split_videos as split_videos
     from pipeline.errors import BadVideo as BadVideo
     from pipeline.errors import InputError as InputError
     from pipeline.index import VideoIndex as VideoIndex
@@ -30,6 +31,7 @@ _HOME = {
     "ClipLoader": "loader",
     "ClipPlan": "plan",
     "ClipSpec": "plan",
+    "DataOptions": "datasets",
     "DataSplit": "datasets",
     "InputError": "errors",
     "Needs": "batch",
@@ -38,7 +40,7 @@ _HOME = {
     "Views": "batch",
     "plan_clip": "plan",
     "scan": "index",
-    "split_folder": "datasets",
+    "split_videos": "datasets",
     "temporal_gradient": "batch",
 }
 

@@ -23,7 +23,7 @@ Box = tuple[int, int, int, int]
 """x, y, width, height in pixels of the frame as displayed."""
 
 # FFmpeg's filters that turn a stored frame counter-clockwise by the given angle in degrees.
-_TURN: dict[int, list[tuple[str, str | None]]] = {
+TURN: dict[int, list[tuple[str, str | None]]] = {
     0: [],
     90: [("transpose", "cclock")],
     180: [("hflip", None), ("vflip", None)],
@@ -150,7 +150,7 @@ def _crop_scale_graph(record: VideoRecord, frame: av.VideoFrame, box: Box, flip:
         ),
         graph.add("crop", f"{width}:{height}:{x}:{y}:exact=1"),
         graph.add("scale", f"{out_width}:{out_height}:flags=bilinear+full_chroma_int:in_chroma_loc=center"),
-        *(graph.add(name, arguments) for name, arguments in _TURN[record.rotation]),
+        *(graph.add(name, arguments) for name, arguments in TURN[record.rotation]),
         *([graph.add("hflip")] if flip else []),
         graph.add("format", "rgb24"),
         graph.add("buffersink"),

@@ -5,12 +5,15 @@ scaled, one packet is one frame, and a keyframe comes every ``gop`` frames and n
 to the caller.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -67,20 +70,52 @@ def write_video(
     if bframes and not encoder.b_frames:
         raise InputError(f"{codec} is written without B-frames, not with {bframes}: use mpeg4, h264 or hevc")
     try:
-        # bitexact: no random identifiers in the container
-        with av.open(str(path), "w", container_options={"fflags": "bitexact"}) as container:
-            stream = container.add_stream(encoder.name, rate=Fraction(fps), options=dict(encoder.options))
-            assert isinstance(stream, VideoStream)
-            stream.width, stream.height, stream.pix_fmt = width, height, encoder.pixel_format
-            stream.gop_size, stream.max_b_frames = gop, bframes
-            stream.thread_count = 1  # what a threaded encoder writes may depend on timing
+        with video_writer(path, encoder, (width, height), rate=Fraction(fps), gop=gop, bframes=bframes) as write:
             for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
+                write(av.VideoFrame.from_ndarray(frame, format="rgb24"))
     except (av.error.ExternalError, ValueError) as error:  # FFmpeg's "invalid argument" is a ValueError too
         path.unlink(missing_ok=True)
         remedy = f"another size, or the usual container, {encoder.suffix}"
         raise InputError(f"{path}: cannot write {width}x{height} {codec} here ({error}): try {remedy}") from error
+
+
+@contextmanager
+def video_writer(
+    path: Path, encoder: Encoder, size: tuple[int, int], *, rate: Fraction, gop: int, bframes: int = 0
+) -> Iterator[Callable[[av.VideoFrame], None]]:
+    """Context in which frames are written to a video file, one by one.
+
+    Args:
+        path: the file; its suffix picks the container.
+        encoder: one of :data:`ENCODERS`.
+        size: (width, height) of every frame.
+        rate: frames per second.
+        gop: distance between keyframes, in frames.
+        bframes: most B-frames in a row, where the encoder has them.
+
+    Yields:
+        A function that writes a frame; frames that are not of the encoder's pixel format are converted to it.
+
+    Raises:
+        av.error.FFmpegError: the encoder or the container takes no such video, or the file cannot be written.
+    """
+    # bitexact: no random identifiers in the container
+    with av.open(str(path), "w", container_options={"fflags": "bitexact"}) as container:
+        stream = container.add_stream(encoder.name, rate=rate, options=dict(encoder.options))
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height = size
+        stream.pix_fmt = encoder.pixel_format
+        stream.gop_size, stream.max_b_frames = gop, bframes
+        stream.thread_count = 1  # what a threaded encoder writes may depend on timing
+        context = stream.codec_context
+        context.colorspace = Colorspace.ITU601
+        context.color_range = ColorRange.JPEG if encoder.pixel_format == "yuvj420p" else ColorRange.MPEG
+
+        def write(frame: av.VideoFrame) -> None:
+            container.mux(stream.encode(frame))
+
+        yield write
+        container.mux(stream.encode())
 
 
 def find_encoder(codec: str, width: int, height: int) -> Encoder:

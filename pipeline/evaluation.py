@@ -22,7 +22,7 @@ from pipeline.errors import BadVideo
 from pipeline.graph import ClipGraph, GraphSpec, Sample
 from pipeline.index import VideoIndex
 from pipeline.loader import Branch, choose_decoder, sound_batches
-from pipeline.plan import NUM_TEST_CLIPS, ClipPlan, ClipSpec, plan_center, plan_test
+from pipeline.plan import NUM_TEST_CLIPS, ClipPlan, ClipSpec, Shape, plan_center, plan_test
 from pipeline.quarantine import BadSamples, GuardedGraph, Quarantine
 from pipeline.record import VideoRecord
 from pipeline.stream import ClipStream, check_rank
@@ -184,7 +184,9 @@ class _CenterStream(ClipStream):
     """Random order, but always the clip in the middle."""
 
     def _plans(self, rows: np.ndarray, epoch: int, place: int) -> list[ClipPlan]:
-        return [plan_center(self.index[row], self.spec) for row in rows.tolist()]
+        sizes = map(tuple, self.index.display_sizes[rows].tolist())
+        shapes = map(Shape, self.index.num_frames[rows].tolist(), sizes)
+        return [plan_center(shape, self.spec) for shape in shapes]
 
 
 def _share(rows: np.ndarray, rank: int, world_size: int) -> np.ndarray:
@@ -205,8 +207,7 @@ def _each_once(
     skipped = {} if skipped is None else skipped
 
     def read(row: int) -> Sample | BadVideo:
-        record = index[row]
-        return graph.read(record, plan(record))
+        return graph.read(index, row, plan)
 
     def skip(row: int, reason: str) -> None:
         path = index.paths[row]

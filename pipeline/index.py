@@ -1,45 +1,44 @@
 """The index of a folder of videos: every file scanned once, kept as flat arrays in one memory-mapped file.
 
 Promises: refused files are kept with their reasons; a saved index that is damaged, truncated or of another version is
-refused rather than misread; rows are sorted by path.  Left to others: one file (:mod:`pipeline.scan`), and which video
-is of which class (:mod:`pipeline.datasets`).
+refused rather than misread, and damage to one video's packet table shows when its record is read; the same files give
+the same bytes, in whatever order and in however many sittings they were scanned.  Rows are sorted by path.  Left to
+others: one file (:mod:`pipeline.scan`), the file format (:mod:`pipeline.array_file`), and which video is of which
+class (:mod:`pipeline.datasets`).
 
-File format: ``MAGIC``, the header's length (uint64) and CRC-32 (uint32), the header (JSON: root, refused files, names,
-and dtype, length and offset of every array), then the arrays, each aligned to 64 bytes.
+    python -m pipeline.index ROOT       index a folder ahead of training, or bring its index up to date
 """
 
-import json
+import contextlib
 import os
-import struct
+import signal
+import sys
+import time
 import zlib
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.array_file import StoredArray, read_arrays, write_arrays
 from pipeline.errors import BadVideo, InputError
+from pipeline.files import VIDEO_SUFFIXES, find_videos
+from pipeline.processes import map_in_processes, num_cores
 from pipeline.record import VideoRecord
 from pipeline.scan import scan
 
 __all__ = ["VIDEO_SUFFIXES", "VideoIndex", "VideoRecord", "find_videos", "scan"]
 
-VIDEO_SUFFIXES = frozenset(
-    (
-        *(".3gp", ".asf", ".avi", ".divx", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
-        *(".ogv", ".ts", ".vob", ".webm", ".wmv"),
-    )
-)
+FILE_NAME = ".index"
+"""Where ``python -m pipeline.index`` puts a folder's index: in the folder itself, hidden from those who list it."""
 
 _MAGIC = b"TGINDEX1"
-_PREFIX = struct.Struct("<8sQI")
-_ALIGN = 64
 
-# Columns with one number a video; text and packets are stored flat, with the end of each video's part in a column.
+# Columns with one number a video.
 _NUMBERS = {
     "width": np.int32,
     "height": np.int32,
@@ -53,7 +52,32 @@ _NUMBERS = {
 }
 _PER_PACKET = {"offsets": np.int64, "sizes": np.int32, "keyframes": np.bool_, "shown": np.bool_}
 _NAMES = ("codec", "pixel_format")
-_BYTES = ("paths", "extradata")
+# A video's packets and extradata are its table.  Tables lie one after the other, so that a record takes one read of a
+# few kilobytes; they are 1.3 GB at 250,000 videos of 300 packets and stay in the file.  All else is 40 MB.
+_PACKET = np.dtype([*_PER_PACKET.items()])
+
+_CRASHED = "reading it crashes FFmpeg"
+_SAVE_EVERY_S = 30.0
+_SAVING_SHARE = 0.05  # of the time, at most, goes into saving what has been scanned so far
+
+
+class Refusal(NamedTuple):
+    """Why a file cannot be used, and the file's size in bytes and modification time in ns when that was found."""
+
+    reason: str
+    file_size: int
+    mtime_ns: int
+
+
+class _Refused(NamedTuple):
+    """What a scan says of a file it refuses; a lasting refusal stands until the file changes."""
+
+    reason: str
+    lasting: bool = True
+
+    def at(self, stat: tuple[int, int]) -> Refusal:
+        """The refusal of a file of that size and modification time."""
+        return Refusal(self.reason, *(stat if self.lasting else (-1, -1)))
 
 
 class VideoIndex:
@@ -65,10 +89,20 @@ class VideoIndex:
         refused: reasons by relative path for the files that cannot be used.
     """
 
-    def __init__(self, root: Path, columns: dict[str, np.ndarray], names: list[str], refused: dict[str, str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        columns: Mapping[str, np.ndarray],
+        tables: np.ndarray | StoredArray,
+        names: list[str],
+        refusals: Mapping[str, Refusal],
+    ) -> None:
         self.root = root
-        self.refused = refused
+        self.refused = {path: refusal.reason for path, refusal in refusals.items()}
+        self._refusals = refusals
         self._columns = columns
+        self._tables = tables
+        self._folder = os.path.join(root, "")
         self._names = names  # of codecs and pixel formats, by number
         ends = columns["paths_end"].tolist()
         text = columns["paths"].tobytes()
@@ -78,30 +112,36 @@ class VideoIndex:
         return len(self.paths)
 
     def __getitem__(self, row: int) -> VideoRecord:
-        """The record of a row; its arrays are views of the index."""
-        columns = self._columns
-        packets = slice(columns["packets_end"][row - 1] if row else 0, columns["packets_end"][row])
-        extradata = slice(columns["extradata_end"][row - 1] if row else 0, columns["extradata_end"][row])
-        fields: dict[str, Any] = {name: self._names[columns[name][row]] for name in _NAMES}
-        fields |= {name: columns[name][row].item() for name in _NUMBERS}
-        fields |= {name: columns[name][packets] for name in _PER_PACKET}
-        path = os.path.join(self.root, self.paths[row])
-        return VideoRecord(path=path, extradata=columns["extradata"][extradata].tobytes(), **fields)
+        """The record of a row; its arrays share one block of memory.
 
-    def shapes(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What planning a clip has to know of its video, without the rest of its record.
-
-        Args:
-            rows: (N,) rows.
-
-        Returns:
-            (N,) frame counts, and (N, 2) width and height in pixels as displayed.
+        Raises:
+            BadVideo: its part of the index is damaged.
         """
         columns = self._columns
-        sizes = np.stack([columns["width"][rows], columns["height"][rows]], axis=1)
-        turned = columns["rotation"][rows] % 180 == 90
-        sizes[turned] = sizes[turned, ::-1]
-        return columns["num_frames"][rows], sizes
+        ends, num_packets = columns["table_end"], columns["num_packets"].item(row)
+        table = self._tables[ends.item(row - 1) if row else 0 : ends.item(row)]
+        path = f"{self._folder}{self.paths[row]}"
+        if zlib.crc32(table.data) != columns["crc"].item(row):
+            raise BadVideo(path, "its packet table in the index is damaged: delete the index and make it again")
+        packets = table[: num_packets * _PACKET.itemsize].view(_PACKET)
+        fields: dict[str, Any] = {name: packets[name] for name in _PER_PACKET}
+        for name in _NUMBERS:
+            fields[name] = columns[name].item(row)
+        for name in _NAMES:
+            fields[name] = self._names[columns[name].item(row)]
+        return VideoRecord(path=path, extradata=table[packets.nbytes :].tobytes(), **fields)
+
+    @property
+    def num_frames(self) -> np.ndarray:
+        """(num_videos,) int64 frames of every video, by row."""
+        return self._columns["num_frames"]
+
+    @cached_property
+    def display_sizes(self) -> np.ndarray:
+        """(num_videos, 2) int32 width and height of every video as displayed, by row."""
+        stored = np.stack([self._columns["width"], self._columns["height"]], axis=1)
+        turned = np.isin(self._columns["rotation"], (90, 270))
+        return np.where(turned[:, None], stored[:, ::-1], stored)
 
     @classmethod
     def build(
@@ -109,6 +149,7 @@ class VideoIndex:
         root: str | os.PathLike[str],
         *,
         previous: "VideoIndex | None" = None,
+        partial: str | os.PathLike[str] | None = None,
         num_workers: int | None = None,
         progress: bool = True,
     ) -> "VideoIndex":
@@ -117,6 +158,9 @@ class VideoIndex:
         Args:
             root: the folder.
             previous: an earlier index of it; files with the size and modification time noted there are not read again.
+                What ``python -m pipeline.index`` left in the folder where None.
+            partial: file that keeps what has been scanned, every half minute or less often; what is in it is not
+                scanned again.  Remove it when the index is saved.
             num_workers: processes; as many as there are cores where None.
             progress: show a progress bar.
 
@@ -124,158 +168,142 @@ class VideoIndex:
             InputError: there is no such folder, or not one usable video in it.
         """
         root = Path(root).absolute()
-        paths = find_videos(root)
-        records = _unchanged(previous, root, paths)
-        todo = [path for path in paths if path not in records]
-        refused: dict[str, str] = {}
-        with _progress_bar(progress and bool(todo)) as bar:
-            task = bar.add_task("indexing", total=len(todo))
-            for path, outcome in _scan_all(root, todo, num_workers or os.cpu_count() or 1):
-                if isinstance(outcome, VideoRecord):
-                    records[path] = outcome
-                else:
-                    refused[path] = outcome
-                bar.advance(task)
-        if not records:
-            raise InputError(_nothing_usable(root, refused))
-        return _from_records(root, dict(sorted(records.items())), dict(sorted(refused.items())))
+        if previous is None and (root / FILE_NAME).exists():
+            previous = cls.load(root / FILE_NAME)
+        stats = {path: stat for path in find_videos(root) if (stat := _stat(root, path))}
+        if previous is not None and previous.root == root and previous._stats() == stats:
+            return previous
+        outcomes: dict[str, VideoRecord | Refusal] = {}
+        for known in (previous, cls.load(partial) if partial and os.path.exists(partial) else None):
+            if known is not None and known.root == root:
+                outcomes |= known._unchanged(stats)
+        todo = [path for path in stats if path not in outcomes]
+        began = saved = time.monotonic()
+        saving_s = 0.0
+        try:
+            for path, outcome in _scan_all(root, todo, num_workers or num_cores(), progress):
+                outcomes[path] = outcome if isinstance(outcome, VideoRecord) else outcome.at(stats[path])
+                now = time.monotonic()
+                if partial and now - saved > max(_SAVE_EVERY_S, saving_s / _SAVING_SHARE):
+                    _assemble(root, outcomes).save(partial)
+                    saved = time.monotonic()
+                    saving_s = saved - now
+        except BaseException:
+            if partial and len(outcomes) > len(stats) - len(todo):
+                _assemble(root, outcomes).save(partial)
+            raise
+        index = _assemble(root, outcomes)
+        if not len(index):
+            raise InputError(_nothing_usable(root, index.refused))
+        if partial and time.monotonic() - began > _SAVE_EVERY_S:
+            index.save(partial)  # whatever happens until the caller saves it
+        return index
+
+    @classmethod
+    def refresh(
+        cls,
+        path: str | os.PathLike[str],
+        root: str | os.PathLike[str],
+        *,
+        num_workers: int | None = None,
+        progress: bool = True,
+    ) -> "VideoIndex":
+        """The index kept at a path, made or brought up to date, saved, and memory-mapped.
+
+        Args:
+            path: the file; beside it, ``path``.partial keeps what has been scanned until all is.
+            root: the folder it is of.
+            num_workers: as for :meth:`build`.
+            progress: show a progress bar.
+
+        Raises:
+            InputError: as :meth:`build` and :meth:`load`; or the index is of another folder, or cannot be written.
+        """
+        path, root = Path(path), Path(root).absolute()
+        previous = cls.load(path) if path.exists() else None
+        if previous is not None and previous.root != root:
+            raise InputError(f"{path} is the index of {previous.root}, not of {root}: choose another file")
+        if not os.access(path.parent, os.W_OK):
+            raise InputError(f"the index {path} cannot be written there: choose another file")
+        partial = path.with_name(f"{path.name}.partial")
+        index = cls.build(root, previous=previous, partial=partial, num_workers=num_workers, progress=progress)
+        if index is previous:
+            return index
+        index.save(path)
+        partial.unlink(missing_ok=True)
+        return cls.load(path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file, whole or not at all."""
-        arrays: dict[str, dict[str, Any]] = {}
-        at = 0
-        for name, column in self._columns.items():
-            at += -at % _ALIGN
-            arrays[name] = {"dtype": column.dtype.str, "length": len(column), "offset": at}
-            at += column.nbytes
-        header = json.dumps(
-            {"root": str(self.root), "names": self._names, "refused": self.refused, "arrays": arrays, "num_bytes": at}
-        ).encode()
-        temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(_PREFIX.pack(_MAGIC, len(header), zlib.crc32(header)) + header)
-                base = _data_start(len(header))
-                for name, column in self._columns.items():
-                    file.seek(base + arrays[name]["offset"])
-                    column.tofile(file)
-                file.truncate(base + at)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        facts = {"root": str(self.root), "names": self._names, "refused": self._refusals}
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_arrays(path, _MAGIC, facts, self._columns, {"tables": self._tables})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "VideoIndex":
-        """Open a saved index; its arrays are read from the file as they are needed.
+        """Open a saved index; packet tables are read from the file as they are needed.
 
         Raises:
             InputError: there is no such file, or it is not a whole index of this version.
         """
-        remedy = f"delete {path} and index again"
-        try:
-            size = os.path.getsize(path)
-            with Path(path).open("rb") as file:
-                prefix = file.read(_PREFIX.size)
-                magic, length, checksum = _PREFIX.unpack(prefix) if len(prefix) == _PREFIX.size else (b"", 0, 0)
-                if magic != _MAGIC:
-                    raise InputError(f"{path} is not an index of this version: {remedy}")
-                header = file.read(length) if length <= size else b""
-        except OSError as error:
-            raise InputError(f"the index {path} cannot be read: {error.strerror}") from error
-        if zlib.crc32(header) != checksum:
-            raise InputError(f"the header of the index {path} is damaged: {remedy}")
-        fields = json.loads(header)
-        base = _data_start(len(header))
-        if size != base + fields["num_bytes"]:
-            raise InputError(f"the index {path} has {size} bytes, not {base + fields['num_bytes']}: {remedy}")
-        data = np.memmap(path, np.uint8, mode="r")
-        columns = {}
-        for name, array in fields["arrays"].items():
-            dtype = np.dtype(array["dtype"])
-            start = base + array["offset"]
-            columns[name] = data[start : start + array["length"] * dtype.itemsize].view(dtype)
-        return cls(Path(fields["root"]), columns, fields["names"], fields["refused"])
+        facts, columns, tables = read_arrays(path, _MAGIC, "index")
+        refusals = {file: Refusal(*refusal) for file, refusal in facts["refused"].items()}
+        return cls(Path(facts["root"]), columns, tables["tables"], facts["names"], refusals)
 
     def changed(self) -> dict[str, str]:
         """What differs on disk by now: "new", "gone" or "changed" by relative path."""
-        found = set(find_videos(self.root))
-        sizes, times = self._columns["file_size"], self._columns["mtime_ns"]
-        changes = dict.fromkeys(found - set(self.paths) - set(self.refused), "new")
-        for row, path in enumerate(self.paths):
-            if path not in found:
-                changes[path] = "gone"
-            elif _stat(self.root, path) != (sizes[row], times[row]):
-                changes[path] = "changed"
+        before = self._stats()
+        now = {path: _stat(self.root, path) for path in find_videos(self.root)}
+        changes = dict.fromkeys(now.keys() - before.keys(), "new") | dict.fromkeys(before.keys() - now.keys(), "gone")
+        changes |= {path: "changed" for path in now.keys() & before.keys() if now[path] != before[path]}
         return dict(sorted(changes.items()))
 
+    def _stats(self) -> dict[str, tuple[int, int]]:
+        """Size and modification time of every file, refused ones too, as noted."""
+        sizes, times = self._columns["file_size"].tolist(), self._columns["mtime_ns"].tolist()
+        noted = dict(zip(self.paths, zip(sizes, times, strict=True), strict=True))
+        return noted | {path: (refusal.file_size, refusal.mtime_ns) for path, refusal in self._refusals.items()}
 
-def find_videos(root: Path) -> list[str]:
-    """Paths of all files below a folder that are videos by their suffix, relative, with "/", sorted.
-
-    Hidden files and folders are passed over; linked folders are followed, each once.
-
-    Raises:
-        InputError: there is no such folder.
-    """
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder: give the folder that holds the videos")
-    seen: set[tuple[int, int]] = set()
-    found = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        stat = os.stat(folder)
-        if (stat.st_dev, stat.st_ino) in seen:
-            subfolders.clear()
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        relative = os.path.relpath(folder, root)
-        for name in files:
-            is_video = not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-            if is_video and os.path.isfile(os.path.join(folder, name)):  # no dangling links, no pipes
-                found.append(Path(relative, name).as_posix())
-    return sorted(found)
+    def _unchanged(self, stats: Mapping[str, tuple[int, int]]) -> dict[str, "VideoRecord | Refusal"]:
+        """What is known of the files that are still as they were."""
+        known: dict[str, VideoRecord | Refusal] = {}
+        for row, (path, stat) in enumerate(self._stats().items()):
+            if stats.get(path) != stat:
+                continue
+            if path in self._refusals:
+                known[path] = self._refusals[path]
+            else:
+                with contextlib.suppress(BadVideo):  # its part of the index is damaged: it is scanned again
+                    known[path] = self[row]
+        return known
 
 
-def _scan_one(path: str) -> VideoRecord | str:
+def _scan_one(path: str) -> "VideoRecord | _Refused":
     try:
         return scan(path)
     except BadVideo as error:
-        return error.reason
+        # What the system refuses to read may be readable the next time: it is not remembered.
+        return _Refused(error.reason, lasting=not isinstance(error.__cause__, OSError))
 
 
-def _scan_all(root: Path, paths: list[str], num_workers: int) -> Iterator[tuple[str, VideoRecord | str]]:
-    """Scan in processes: most of a scan holds the GIL.  A file that kills its process is refused like any other."""
-    context = get_context("spawn")  # torch, DALI and progress threads do not survive a fork
-    left = dict.fromkeys(paths)
-    pool = ProcessPoolExecutor(max(1, min(num_workers, len(paths))), context)
-    try:
-        futures = {pool.submit(_scan_one, str(root / path)): path for path in paths}
-        for future in as_completed(futures):
-            outcome = future.result()
-            del left[futures[future]]
-            yield futures[future], outcome
-    except BrokenProcessPool:
-        for path in left:
-            try:
-                with ProcessPoolExecutor(1, context) as pool:
-                    yield path, pool.submit(_scan_one, str(root / path)).result()
-            except BrokenProcessPool:
-                yield path, "reading it crashes FFmpeg"
-    finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C only the files in hand are finished
+def _scan_all(
+    root: Path, paths: list[str], num_workers: int, progress: bool
+) -> Iterator[tuple[str, "VideoRecord | _Refused"]]:
+    """Scan in processes: most of a scan holds the GIL."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not (progress and paths)) as bar:
+        task = bar.add_task("indexing", total=len(paths))
+        files = {f"{root}/{path}": path for path in paths}
+        crashed: VideoRecord | _Refused = _Refused(_CRASHED)
+        for file, outcome in map_in_processes(_scan_one, list(files), num_workers, crashed=crashed):
+            yield files[file], outcome
+            bar.advance(task)
 
 
-def _unchanged(previous: VideoIndex | None, root: Path, paths: Iterable[str]) -> dict[str, VideoRecord]:
-    if previous is None or previous.root != root:
-        return {}
-    on_disk = set(paths)
-    changes = previous.changed()
-    return {path: previous[row] for row, path in enumerate(previous.paths) if path in on_disk and path not in changes}
-
-
-def _from_records(root: Path, records: dict[str, VideoRecord], refused: dict[str, str]) -> VideoIndex:
+def _assemble(root: Path, outcomes: Mapping[str, VideoRecord | Refusal]) -> VideoIndex:
+    """The index of what has been found, by path."""
+    records = {path: found for path, found in sorted(outcomes.items()) if isinstance(found, VideoRecord)}
+    refusals = {path: found for path, found in sorted(outcomes.items()) if isinstance(found, Refusal)}
     rows = list(records.values())
     names = sorted({getattr(record, name) for record in rows for name in _NAMES})
     columns: dict[str, np.ndarray] = {}
@@ -283,34 +311,86 @@ def _from_records(root: Path, records: dict[str, VideoRecord], refused: dict[str
         columns[name] = np.array([names.index(getattr(record, name)) for record in rows], np.int16)
     for name, dtype in _NUMBERS.items():
         columns[name] = np.array([getattr(record, name) for record in rows], dtype)
-    texts = {"paths": [os.fsencode(path) for path in records], "extradata": [record.extradata for record in rows]}
-    for name in _BYTES:
-        columns[f"{name}_end"] = np.cumsum([len(text) for text in texts[name]], dtype=np.int64)
-        columns[name] = np.frombuffer(b"".join(texts[name]), np.uint8)
-    columns["packets_end"] = np.cumsum([len(record.sizes) for record in rows], dtype=np.int64)
-    for name, dtype in _PER_PACKET.items():
-        columns[name] = np.concatenate([getattr(record, name) for record in rows]).astype(dtype)
-    return VideoIndex(root, columns, names, refused)
+    names_on_disk = [os.fsencode(path) for path in records]
+    columns["paths"], columns["paths_end"] = _joined(names_on_disk), _ends(names_on_disk)
+    tables = [_table(record) for record in rows]
+    columns["table_end"] = _ends(tables)
+    columns["num_packets"] = np.array([len(record.sizes) for record in rows], np.int64)
+    columns["crc"] = np.array([zlib.crc32(table) for table in tables], np.uint32)
+    return VideoIndex(root, columns, _joined(tables), names, refusals)
 
 
-def _nothing_usable(root: Path, refused: dict[str, str]) -> str:
+def _table(record: VideoRecord) -> bytes:
+    packets = np.empty(len(record.sizes), _PACKET)
+    for name in _PER_PACKET:
+        packets[name] = getattr(record, name)
+    return packets.tobytes() + record.extradata
+
+
+def _joined(parts: list[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(parts), np.uint8)
+
+
+def _ends(parts: list[bytes]) -> np.ndarray:
+    return np.cumsum([len(part) for part in parts], dtype=np.int64)
+
+
+def _nothing_usable(root: Path, refused: Mapping[str, str]) -> str:
     if not refused:
         return f"no videos in {root}: files are recognised by suffix ({', '.join(sorted(VIDEO_SUFFIXES))})"
     path, reason = next(iter(refused.items()))
     return f"none of the {len(refused)} videos in {root} can be used; the first, {path}: {reason}"
 
 
-def _stat(root: Path, path: str) -> tuple[int, int]:
-    stat = os.stat(root / path)
+def _stat(root: Path, path: str) -> tuple[int, int] | None:
+    try:
+        stat = os.stat(f"{root}/{path}")
+    except OSError:
+        return None
     return stat.st_size, stat.st_mtime_ns
 
 
-def _data_start(header_length: int) -> int:
-    end = _PREFIX.size + header_length
-    return end + -end % _ALIGN
+def index_folder(
+    root: Annotated[Path, tyro.conf.Positional], *, index: Path | None = None, num_workers: int | None = None
+) -> None:
+    """Index a folder of videos ahead of training, or bring its index up to date.
+
+    An interrupted scan is taken up where it was; files are read again only when they have changed.
+
+    Args:
+        root: the folder.
+        index: the file to keep it in; ROOT/.index where None, which training on ROOT finds by itself. Give another
+            where ROOT cannot be written to, and give it to training as --data.index.
+        num_workers: processes; one per core where None.
+    """
+    began = time.monotonic()
+    path = index or root / FILE_NAME
+    found = VideoIndex.refresh(path, root, num_workers=num_workers)
+    for file, reason in found.refused.items():
+        print(f"refused: {file}: {reason}")
+    numbers = f"{len(found):,} videos of {found.num_frames.sum():,} frames, {len(found.refused):,} files refused"
+    print(f"{path} ({path.stat().st_size / 1e6:,.1f} MB): {numbers}, in {time.monotonic() - began:.1f} s")
 
 
-def _progress_bar(shown: bool) -> Any:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), disable=not shown
-    )
+def main() -> int:
+    """Run the program; returns its exit status: 0, 2 for a mistake in the input, 130 or 143 when stopped."""
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need not be UTF-8
+    try:
+        tyro.cli(index_folder, prog="python -m pipeline.index")
+    except InputError as error:
+        print("error:", error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is scanned is kept, and the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _terminate(signum: int, frame: object) -> None:
+    sys.exit(128 + signum)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

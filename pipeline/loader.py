@@ -188,7 +188,7 @@ class Branch(NamedTuple):
 
     def read(self, clip: PlannedClip) -> Sample | BadVideo:
         """What the graph takes of a clip, or why it cannot be had."""
-        return self.graph.read(self.stream.index[clip.row], clip.plan)
+        return self.graph.read(self.stream.index, clip.row, lambda record: clip.plan)
 
 
 class Part(NamedTuple):

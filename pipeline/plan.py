@@ -12,6 +12,7 @@ Left to others: which video stands at a position (:mod:`pipeline.loader`), what 
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -157,7 +158,19 @@ def plan_clips(
     ]
 
 
-def plan_center(record: VideoRecord, spec: ClipSpec) -> ClipPlan:
+class Shape(NamedTuple):
+    """What planning has to know of a video; a record has it too.
+
+    Attributes:
+        num_frames: frames.
+        display_size: width and height in pixels as displayed.
+    """
+
+    num_frames: int
+    display_size: tuple[int, int]
+
+
+def plan_center(record: VideoRecord | Shape, spec: ClipSpec) -> ClipPlan:
     """The centre clip that validation during training sees: middle window, centre square, no flip."""
     window = _window(spec)
     start = (record.num_frames - window + 1) // 2 if record.num_frames >= window else 0

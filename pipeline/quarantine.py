@@ -18,6 +18,7 @@ import torch
 from pipeline.batch import Views
 from pipeline.errors import BadVideo, InputError, TooManyBadVideos
 from pipeline.graph import ClipGraph, Sample
+from pipeline.index import VideoIndex
 from pipeline.plan import ClipPlan
 from pipeline.record import VideoRecord
 
@@ -125,10 +126,11 @@ class GuardedGraph:
         """Where the views lie."""
         return self._graph.device
 
-    def read(self, record: VideoRecord, plan: ClipPlan) -> Sample | BadVideo:
-        """As :meth:`ClipGraph.read`, but a video that cannot be read is no error here."""
+    def read(self, index: VideoIndex, row: int, plan: Callable[[VideoRecord], ClipPlan]) -> Sample | BadVideo:
+        """As :meth:`ClipGraph.read`, but a video whose file or record cannot be read is no error here."""
         try:
-            return self._graph.read(record, plan)
+            record = index[row]
+            return self._graph.read(record, plan(record))
         except BadVideo as error:
             return error
 

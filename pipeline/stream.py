@@ -87,7 +87,8 @@ class ClipStream:
 
     def _plans(self, rows: np.ndarray, epoch: int, place: int) -> list[ClipPlan]:
         """Plans of consecutive clips of an epoch."""
-        return plan_clips(*self.index.shapes(rows), self.spec, self.seed, epoch, place)
+        num_frames, sizes = self.index.num_frames[rows], self.index.display_sizes[rows]
+        return plan_clips(num_frames, sizes, self.spec, self.seed, epoch, place)
 
     def _sound_rows(self, epoch: int, place: int, num: int, step: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:

@@ -1,6 +1,7 @@
 """Videos that tests share, written once a session."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,3 +68,16 @@ def odd_videos() -> list[Path]:
     if not ODD_VIDEOS.is_dir():
         pytest.skip(f"no collection of odd videos at {ODD_VIDEOS}")
     return sorted(path for path in ODD_VIDEOS.iterdir() if path.suffix != ".md")
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """Function that waits for a condition, and fails after a minute."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, "waited a minute in vain"
+            time.sleep(0.02)
+
+    return wait

@@ -7,6 +7,7 @@ When to save is left to :mod:`train.loop`.
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +36,13 @@ _FREE_OPTIONS = frozenset(
         "run.log_every",
         "run.eval_every_epochs",
         "data.root",
+        "data.annotations",
+        "data.train_list",
+        "data.val_list",
+        "data.class_names",
+        "data.labeled_list",
         "data.num_threads",
+        "data.max_bad_fraction",
     }
 )
 
@@ -45,12 +52,16 @@ class ClipSource(Protocol):
 
     steps_per_epoch: int
 
+    @property
+    def quarantined(self) -> Mapping[str, str]:
+        """Why videos are left out of the batches, by path."""
+
     def __next__(self) -> ClipBatch: ...
 
-    def state_dict(self) -> dict[str, int]:
-        """Position, as plain numbers."""
+    def state_dict(self) -> dict[str, Any]:
+        """Position, as plain numbers and strings."""
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a position."""
 
 

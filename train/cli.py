@@ -10,9 +10,11 @@ import inspect
 import io
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import tyro
 
+from pipeline.datasets import LABEL_OPTIONS
 from pipeline.errors import InputError
 from train.config import Config, options, with_method
 from train.methods import METHODS
@@ -24,7 +26,8 @@ PROGRAM = "python -m train"
 def parse(argv: Sequence[str]) -> Config:
     """Read a command line.
 
-    ``--run.method`` is read ahead of the rest, because it decides which options ``--method.*`` offers.
+    ``--run.method`` is read ahead of the rest, because it decides which options ``--method.*`` offers.  An option that
+    chooses labels replaces the recipe's choice.
 
     Args:
         argv: the arguments after the program's name.
@@ -43,6 +46,14 @@ def parse(argv: Sequence[str]) -> Config:
     method = _value_of("--run.method", rest)
     if method in METHODS:
         default = with_method(default, method)
+    if any(_value_of(flag, rest) is not None for name in LABEL_OPTIONS for flag in _spellings(f"--data.{name}")):
+        # One way to choose labels replaces another: that of the recipe need not be unset.
+        default = replace(
+            default,
+            data=replace(
+                default.data, labels_per_class=None, labeled_fraction=None, labeled_uniform=None, labeled_list=None
+            ),
+        )
     config, unknown = _parse_options(default, recipe, rest)
     if unknown:
         flags = [word for word in unknown if word.startswith("-")] or unknown
@@ -87,6 +98,11 @@ def _value_of(flag: str, argv: Sequence[str]) -> str | None:
     return value
 
 
+def _spellings(flag: str) -> tuple[str, str]:
+    """An option as tyro takes it: with hyphens or with underscores."""
+    return flag.replace("_", "-"), flag
+
+
 def _nearest(word: str, known: Collection[str]) -> str:
     matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f", did you mean {matches[0]}?" if matches else ""
@@ -95,6 +111,6 @@ def _nearest(word: str, known: Collection[str]) -> str:
 def _usage() -> str:
     lines = [f"usage: {PROGRAM} RECIPE [OPTIONS]", "", "recipes:"]
     for name, recipe in RECIPES.items():
-        lines.append(f"  {name:12} {(inspect.getdoc(recipe) or '').splitlines()[0]}")
+        lines.append(f"  {name:13} {(inspect.getdoc(recipe) or '').splitlines()[0]}")
     lines += ["", f"`{PROGRAM} RECIPE --help` lists the options of a recipe and their defaults."]
     return "\n".join(lines)

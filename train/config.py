@@ -16,10 +16,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
+from pipeline.datasets import DataOptions
 from pipeline.errors import InputError
 from pipeline.synthetic import MOTIONS
 from train.methods import METHODS
-from train.schedule import scaled_lr
+from train.schedule import REFERENCE_BATCH, scaled_lr
 
 
 def _require(condition: bool, message: str) -> None:
@@ -89,17 +90,14 @@ class GenerateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(DataOptions):
     """Which videos, how many labels, and what a clip is."""
 
     root: Path = Path("data")
-    """Folder with one sub-folder of videos per class, or with such folders under train/ and val/."""
-    labels_per_class: int | None = None
-    """Use the labels of this many videos per class and treat all others as unlabeled."""
-    labeled_fraction: float | None = None
-    """Or: use the labels of this fraction of the training videos. Neither: use every label."""
-    val_fraction: float = 0.2
-    """Fraction of the videos kept for validation where there is no folder val/."""
+    """Folder of the videos: with one sub-folder per class, or such folders under train/ and val/, or a known data set
+    with its annotation files."""
+    index: Path | None = None
+    """File that keeps what is known of the videos, shared by runs; brought up to date by each. None: the run's own."""
     clip_len: int = 8
     """Frames of a clip."""
     frame_stride: int = 8
@@ -120,24 +118,13 @@ class DataConfig:
     """Video decoder; auto takes DALI on a GPU and FFmpeg on a CPU."""
     num_threads: int | None = None
     """Threads that decode; None takes one per core this process may use."""
+    max_bad_fraction: float = 0.01
+    """End the run when more than this fraction of the training videos has gone bad; one always may."""
     generate: GenerateConfig | None = None
     """The data set to generate, None to use what is there."""
 
     def __post_init__(self) -> None:
-        _require(
-            self.labels_per_class is None or self.labeled_fraction is None,
-            f"--data.labels-per-class {self.labels_per_class} and --data.labeled-fraction {self.labeled_fraction} "
-            "contradict each other: give one of them",
-        )
-        _require(
-            self.labels_per_class is None or self.labels_per_class >= 1,
-            f"--data.labels-per-class {self.labels_per_class}: take 1 or more, or None for every label",
-        )
-        _require(
-            self.labeled_fraction is None or 0 < self.labeled_fraction <= 1,
-            f"--data.labeled-fraction {self.labeled_fraction}: take a fraction above 0 and at most 1",
-        )
-        _require(0 < self.val_fraction < 1, f"--data.val-fraction {self.val_fraction}: take one between 0 and 1")
+        super().__post_init__()
         _require(self.clip_len >= 2, f"--data.clip-len {self.clip_len}: the network halves it, take 2 or more")
         _require(self.frame_stride >= 1, f"--data.frame-stride {self.frame_stride}: take 1 or more")
         _require(self.tg_stride >= 1, f"--data.tg-stride {self.tg_stride}: take 1 or more")
@@ -160,6 +147,10 @@ class DataConfig:
             self.num_threads is None or self.num_threads >= 1,
             f"--data.num-threads {self.num_threads}: take 1 or more, or None for one per core",
         )
+        _require(
+            0 <= self.max_bad_fraction <= 1,
+            f"--data.max-bad-fraction {self.max_bad_fraction}: take at least 0 and at most 1",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +172,9 @@ class OptimConfig:
     """SGD and its schedule."""
 
     lr: float | None = None
-    """Peak learning rate; None takes 0.2 per 40 labeled clips a step, as the paper."""
+    """Peak learning rate; None takes 0.2 for --optim.lr-batch labeled clips a step, and in proportion for others."""
+    lr_batch: int = REFERENCE_BATCH
+    """Labeled clips in a step for which the rule takes 0.2; the paper's are 40, and 64 for Kinetics."""
     momentum: float = 0.9
     """Momentum, not Nesterov's."""
     weight_decay: float = 1e-4
@@ -199,6 +192,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _require(self.lr is None or self.lr > 0, f"--optim.lr {self.lr}: take more than 0, or None for the rule")
+        _require(self.lr_batch >= 1, f"--optim.lr-batch {self.lr_batch}: take 1 or more, 40 is the paper's")
         _require(0 <= self.momentum < 1, f"--optim.momentum {self.momentum}: take at least 0 and less than 1")
         _require(self.weight_decay >= 0, f"--optim.weight-decay {self.weight_decay}: take 0 or more")
         _require(self.clip_norm > 0, f"--optim.clip-norm {self.clip_norm}: take more than 0")
@@ -267,7 +261,9 @@ def resolve(config: Config) -> Config:
         config,
         run=dataclasses.replace(config.run, device=device),
         data=dataclasses.replace(config.data, num_threads=config.data.num_threads or len(os.sched_getaffinity(0))),
-        optim=dataclasses.replace(config.optim, lr=config.optim.lr or scaled_lr(config.optim.batch_labeled)),
+        optim=dataclasses.replace(
+            config.optim, lr=config.optim.lr or scaled_lr(config.optim.batch_labeled, config.optim.lr_batch)
+        ),
     )
 
 

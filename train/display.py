@@ -80,6 +80,8 @@ def format_numbers(record: Mapping[str, float]) -> str:
         parts.append(f"mask rate {record['mask_rate']:.0%}")
     if record.get("pseudo_label_accuracy", float("nan")) >= 0:  # NaN where nothing was kept or no label is known
         parts.append(f"of which right {record['pseudo_label_accuracy']:.0%}")
+    if record.get("num_quarantined"):
+        parts.append(f"bad videos {record['num_quarantined']}")
     wait = record["data_wait_ms"] / record["step_ms"]
     parts += [f"lr {record['lr']:.4f}", f"{record['clips_per_s']:.1f} clips/s", f"data wait {wait:.0%}"]
     return "  ".join(parts)

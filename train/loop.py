@@ -1,11 +1,13 @@
 """The training loop: a batch, its losses, one step; once in a while a log line, an evaluation, a checkpoint.
 
-Promises that steps do not wait for the device except where numbers are logged, and that a stop request is answered
-between two steps with a checkpoint.  What a loss is, is left to the method; where batches come from, to the loader.
+Promises that steps do not wait for the device except where numbers are logged, and that a stop request, and whatever
+fails between two steps, is answered with a checkpoint.  What a loss is, is left to the method; where batches come from,
+to the loader.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,13 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.batch import ClipBatch
-from pipeline.errors import BadVideo
 from train.checkpoint import BEST, LAST, TrainState, save
 from train.display import Display
 from train.evaluate import Accuracy
 from train.metrics import Meter, MetricsLog
 from train.schedule import Schedule
-from train.stop import Stopped, StopSignal
+from train.stop import StopSignal
 
 
 def train(
@@ -44,7 +45,7 @@ def train(
 
     Raises:
         Stopped: a signal asked for it; the checkpoint is written.
-        BadVideo: a video can no longer be read; the checkpoint is written.
+        TooManyBadVideos: more videos have gone bad than may; the checkpoint is written.
         NonFiniteLossError: a loss or the gradient became infinite or NaN; nothing is saved.
     """
     config, method, optimizer = state.config, state.method, state.optimizer
@@ -53,33 +54,40 @@ def train(
     progress = torch.zeros((), device=device)
     meter = Meter()
     method.train()
-    try:
-        while True:
+    while True:
+        with _saving_what_is_done(state, run_dir):
             if _evaluation_due(state, schedule, last_step):
                 _evaluate_and_save(state, run_dir, evaluate, metrics, display)
                 meter.restart()
             if state.step >= last_step:
                 return
             stop.check()
-
-            lr = schedule.lr_at(state.step)
-            progress.fill_(schedule.epoch(state.step))
             started = time.perf_counter()
             batch = next(state.loader)
             waited = time.perf_counter() - started
-            terms = train_step(method, optimizer, batch, progress, lr=lr, clip_norm=config.optim.clip_norm)
-            state.window.add(state.step, terms, batch)
-            meter.step(waited, batch)
-            state.step += 1
-            display.advance(state.step)
 
-            if state.step % config.run.log_every == 0 or state.step == last_step:
-                record = {"epoch": schedule.epoch(state.step - 1), "lr": lr, **state.window.means(), **meter.read()}
-                metrics.write({"kind": "train", "step": state.step, **record})
-                display.log(state.step, record)
-                meter.restart()
-    except (Stopped, BadVideo):
-        # Neither costs a step: a batch that could not be made has not touched the weights.
+        lr = schedule.lr_at(state.step)
+        progress.fill_(schedule.epoch(state.step))
+        terms = train_step(method, optimizer, batch, progress, lr=lr, clip_norm=config.optim.clip_norm)
+        state.window.add(state.step, terms, batch)
+        meter.step(waited, batch)
+        state.step += 1
+        display.advance(state.step)
+
+        if state.step % config.run.log_every == 0 or state.step == last_step:
+            record = {"epoch": schedule.epoch(state.step - 1), "lr": lr, **state.window.means(), **meter.read()}
+            record["num_quarantined"] = len(state.loader.quarantined)
+            metrics.write({"kind": "train", "step": state.step, **record})
+            display.log(state.step, record)
+            meter.restart()
+
+
+@contextmanager
+def _saving_what_is_done(state: TrainState, run_dir: Path) -> Iterator[None]:
+    """What fails between two steps costs none: a batch that could not be made has not touched the weights."""
+    try:
+        yield
+    except Exception:
         save(run_dir / LAST, state.checkpoint())
         raise
 

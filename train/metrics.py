@@ -21,7 +21,7 @@ from pipeline.batch import ClipBatch
 METRICS_FILE = "metrics.jsonl"
 _NOT_LOSSES = frozenset(
     {"kind", "step", "epoch", "lr", "mask_rate", "pseudo_label_accuracy", "grad_norm"}
-    | {"clips_per_s", "step_ms", "data_wait_ms"}
+    | {"clips_per_s", "step_ms", "data_wait_ms", "num_quarantined"}
 )
 _MAY_BE_NAN = frozenset({"pseudo_label_accuracy"})  # NaN where no pseudo-label was kept
 

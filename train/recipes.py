@@ -55,4 +55,107 @@ def folder() -> Config:
     )
 
 
-RECIPES: dict[str, Callable[[], Config]] = {"demo": demo, "folder": folder}
+def ucf101_5pct() -> Config:
+    """Train on UCF-101, split 1, with 5 % of its labels, as the paper; its list has 476 videos, CliffDiving none."""
+    return _ucf101(5)
+
+
+def ucf101_10pct() -> Config:
+    """Train on UCF-101, split 1, with 10 % of its labels, as the paper; its list has 953 videos."""
+    return _ucf101(10)
+
+
+def ucf101_20pct() -> Config:
+    """Train on UCF-101, split 1, with 20 % of its labels, as the paper; its list has 1907 videos."""
+    return _ucf101(20)
+
+
+def ucf101_50pct() -> Config:
+    """Train on UCF-101, split 1, with 50 % of its labels, as the paper; its list has 4768 videos."""
+    return _ucf101(50)
+
+
+def hmdb51_40pct() -> Config:
+    """Train on HMDB-51, split 1, with 40 % of its labels, as the paper; its list has 2094 videos."""
+    return _hmdb51(40)
+
+
+def hmdb51_50pct() -> Config:
+    """Train on HMDB-51, split 1, with 50 % of its labels, as the paper; its list has 2618 videos."""
+    return _hmdb51(50)
+
+
+def hmdb51_60pct() -> Config:
+    """Train on HMDB-51, split 1, with 60 % of its labels, as the paper; its list has 3141 videos."""
+    return _hmdb51(60)
+
+
+def k400_1pct() -> Config:
+    """Train on Kinetics-400 with 6 labels of each class, 1 %, as the paper.
+
+    The paper's code lacks the configuration of this row; epochs and warm-up are those of its ablations.
+    """
+    return _k400(1, labels_per_class=6, epochs=45, warmup_epochs=10)
+
+
+def k400_10pct() -> Config:
+    """Train on Kinetics-400 with 60 labels of each class, 10 %, as the paper."""
+    return _k400(10, labels_per_class=60, epochs=90, warmup_epochs=15)
+
+
+def _ucf101(percent: int) -> Config:
+    data = DataConfig(root=Path("data/ucf101"), format="ucf101", labeled_uniform=percent / 100)
+    return _as_in_the_paper(f"ucf101-{percent}pct", data)
+
+
+def _hmdb51(percent: int) -> Config:
+    """The paper's 5236 training videos are all that do not validate: the 3570 of the split and the unused ones."""
+    data = DataConfig(root=Path("data/hmdb51"), format="hmdb51", hmdb_unused=True, labeled_uniform=percent / 100)
+    return _as_in_the_paper(f"hmdb51-{percent}pct", data, epochs=360, warmup_epochs=60)
+
+
+def _k400(percent: int, labels_per_class: int, epochs: int, warmup_epochs: int) -> Config:
+    """The paper's text has 5+5 clips on each GPU, its code 8+8 at the same rate: the code made the numbers."""
+    data = DataConfig(root=Path("data/kinetics400"), format="kinetics", labels_per_class=labels_per_class)
+    return _as_in_the_paper(f"k400-{percent}pct", data, epochs=epochs, warmup_epochs=warmup_epochs, batch=8)
+
+
+def _as_in_the_paper(
+    name: str, data: DataConfig, *, epochs: int = 180, warmup_epochs: int = 30, batch: int = 5
+) -> Config:
+    """The schedule of the paper's code: threshold 0.3, clips of 8 frames, 8 apart, of 224 pixels.
+
+    What differs: the paper trained on 8 GPUs with a learning rate of 0.2, which falls in proportion on fewer; it
+    estimates BatchNorm statistics anew before each evaluation (PreciseBN); its labeled videos are those of
+    ``--data.labeled-list``, without which as many are drawn by seed.
+
+    Args:
+        name: of the recipe, and of the run's folder.
+        data: videos and labels.
+        epochs: passes over the training list.
+        warmup_epochs: of the learning rate, and without pseudo-labels.
+        batch: labeled clips, and unlabeled ones, on each GPU.
+    """
+    return Config(
+        run=RunConfig(dir=Path("runs") / name),
+        data=data,
+        optim=OptimConfig(
+            epochs=epochs, warmup_epochs=warmup_epochs, batch_labeled=batch, batch_unlabeled=batch, lr_batch=8 * batch
+        ),
+        method=temporal_gradient.Config(warmup_epochs=warmup_epochs),
+    )
+
+
+RECIPES: dict[str, Callable[[], Config]] = {
+    "demo": demo,
+    "folder": folder,
+    "ucf101-5pct": ucf101_5pct,
+    "ucf101-10pct": ucf101_10pct,
+    "ucf101-20pct": ucf101_20pct,
+    "ucf101-50pct": ucf101_50pct,
+    "hmdb51-40pct": hmdb51_40pct,
+    "hmdb51-50pct": hmdb51_50pct,
+    "hmdb51-60pct": hmdb51_60pct,
+    "k400-1pct": k400_1pct,
+    "k400-10pct": k400_10pct,
+}

@@ -27,6 +27,7 @@ def write_report(
     batch: ClipBatch,
     class_names: tuple[str, ...],
     videos: str,
+    left_out: Mapping[str, str],
     command: str,
 ) -> Path:
     """Write the report of a run, replacing an earlier one.
@@ -38,6 +39,7 @@ def write_report(
         batch: clips to show, as the main method gets them.
         class_names: K names.
         videos: how many there are and what they serve for, in one line.
+        left_out: why videos that went bad were left out, by path.
         command: the command line that started the run.
 
     Returns:
@@ -49,7 +51,7 @@ def write_report(
     contact_sheet(batch, folder / "contact_sheet.png", class_names)
     summary = folder / "summary.md"
     temporary = summary.with_suffix(".tmp")
-    temporary.write_text(_summary(results, videos, command))
+    temporary.write_text(_summary(results, videos, left_out, command))
     temporary.replace(summary)
     return summary
 
@@ -70,12 +72,13 @@ def _rows(results: Mapping[str, Accuracy]) -> Iterable[tuple[str, ...]]:
         yield method, f"{r.top1:.1%}", f"{r.top5:.1%}", f"{r.mean_class:.1%}", str(r.num_videos)
 
 
-def _summary(results: Mapping[str, Accuracy], videos: str, command: str) -> str:
+def _summary(results: Mapping[str, Accuracy], videos: str, left_out: Mapping[str, str], command: str) -> str:
     lines = [
         f"# {' and '.join(results)}",
         "",
         f"{videos}.",
         "",
+        *_list_of_left_out(left_out),
         "Accuracy of the RGB network on the validation videos, 10 clips x 3 crops of each:",
         "",
         f"| {' | '.join(_HEADER)} |",
@@ -92,6 +95,14 @@ def _summary(results: Mapping[str, Accuracy], videos: str, command: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _list_of_left_out(left_out: Mapping[str, str]) -> Iterable[str]:
+    if left_out:
+        yield f"Videos that went bad meanwhile and were left out: {len(left_out)}."
+        yield ""
+        yield from (f"- `{path}`: {reason}" for path, reason in sorted(left_out.items()))
+        yield ""
 
 
 def draw_curves(runs: Mapping[str, list[Record]], path: Path) -> None:

@@ -8,19 +8,21 @@ import math
 from dataclasses import dataclass
 
 _REFERENCE_LR = 0.2
-_REFERENCE_BATCH = 40  # labeled clips per step: 5 on each of 8 GPUs
+REFERENCE_BATCH = 40  # labeled clips per step: 5 on each of 8 GPUs
 _WARMUP_START = 0.1  # of the epoch's rate
 
 
-def scaled_lr(global_batch_labeled: int) -> float:
-    """Peak learning rate for a batch size: 0.2 per 40 labeled clips, linearly.
+def scaled_lr(global_batch_labeled: int, reference_batch: int = REFERENCE_BATCH) -> float:
+    """Peak learning rate for a batch size, linearly: 0.2 for the batch of the reference.
 
-    The reference states 0.2 for 8 GPUs with 5 labeled clips each, and no rule for anything else; this one is ours.
+    The reference states 0.2 for 8 GPUs with 5 labeled clips each (8 for Kinetics), and no rule for anything else; this
+    one is ours.
 
     Args:
         global_batch_labeled: labeled clips per step over all GPUs.
+        reference_batch: labeled clips per step for which the rate is 0.2.
     """
-    return _REFERENCE_LR * global_batch_labeled / _REFERENCE_BATCH
+    return _REFERENCE_LR * global_batch_labeled / reference_batch
 
 
 @dataclass(frozen=True, kw_only=True)

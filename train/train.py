@@ -1,10 +1,13 @@
 """The program: ``python -m train RECIPE [OPTIONS]``, or ``torchrun train/train.py RECIPE [OPTIONS]``.
 
 Reads the command line, indexes the videos, trains the method and its baseline, evaluates, and writes the report.  A
-run leaves in its folder: config.json, environment.json, index, last.pt, best.pt, metrics.jsonl, tensorboard/, report/.
+run leaves in its folder: config.json, environment.json, index, split.json, labeled.txt, missing_videos.txt where a list
+names such, last.pt, best.pt, metrics.jsonl, tensorboard/, report/.  Videos that go bad meanwhile are left out, and
+named at the end.
 
-Exit status: 0 when all is done; 2 for a mistake in the input, said in one line, with nothing written; 1 where
-training broke down; 130 after Ctrl-C and 143 after SIGTERM, with a checkpoint written where training had begun.
+Exit status: 0 when all is done; 2 for a mistake in the input, said in one line, with nothing written; 1 where training
+broke down or too many videos went bad; 130 after Ctrl-C and 143 after SIGTERM, with a checkpoint written where training
+had begun.
 """
 
 import os
@@ -21,19 +24,21 @@ if not __package__:
     sys.path[:] = [str(_FOLDER.parent), *(entry for entry in sys.path if Path(entry).resolve() != _FOLDER)]
 
 import json
+import logging
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 
 from pipeline.batch import ClipBatch
-from pipeline.datasets import DataSplit, split_folder
-from pipeline.errors import BadVideo, InputError
+from pipeline.datasets import DataSplit, split_videos
+from pipeline.errors import InputError, TooManyBadVideos
 from pipeline.evaluation import center_views, multi_views
 from pipeline.index import VideoIndex
+from pipeline.lists import printable
 from pipeline.loader import ClipLoader
 from pipeline.plan import ClipSpec
 from pipeline.synthetic import generate_motion_dataset
@@ -48,9 +53,14 @@ from train.methods import METHODS
 from train.metrics import MetricsLog, NonFiniteLossError, Window, read_metrics
 from train.report import result_table, write_report
 from train.schedule import Schedule
+from train.split_record import check_same_split, remarks, write_split
 from train.stop import Stopped, StopSignal
 
 INDEX = "index"
+PARTIAL_INDEX = "index.partial"
+
+View = TypeVar("View")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,8 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = f"{PROGRAM} {shlex.join(argv)}"
     try:
         run(parse(argv), command)
-    except BadVideo as error:
-        return _fail(f"{error}. The checkpoint is written: restore the video, then go on with --run.resume", 1)
+    except TooManyBadVideos as error:
+        print(f"error: {error}\nThe checkpoint is written: go on with --run.resume", file=sys.stderr)
+        return 1
     except InputError as error:
         return _fail(str(error), 2)
     except (NonFiniteLossError, OSError) as error:
@@ -106,6 +117,7 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
 
     Raises:
         InputError: something in the input is wrong; nothing is written but a generated data set.
+        TooManyBadVideos: more videos have gone bad than may; the checkpoint is written.
         NonFiniteLossError: training diverged.
         Stopped: a signal came.
     """
@@ -120,18 +132,24 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(_describe(videos))
     for path, reason in videos.index.refused.items():
-        console.print(f"left out: {path}: {reason}")
+        console.print(f"left out: {printable(path)}: {reason}")
+    for line in remarks(videos.split, config.run.dir):
+        console.print(line)
 
     results: dict[str, Accuracy] = {}
     samples: list[ClipBatch] = []
+    left_out: dict[str, str] = {}
     with StopSignal() as stop:
         for method, method_config in configs.items():
-            results[method], batch = train_one(method_config, videos, command, stop)
+            results[method], batch, bad = train_one(method_config, videos, command, stop)
             samples.append(batch)
+            left_out |= bad
     run_dirs = {method: method_config.run.dir for method, method_config in configs.items()}
     summary = write_report(
-        config.run.dir, run_dirs, results, samples[0], videos.split.class_names, _describe(videos), command
+        config.run.dir, run_dirs, results, samples[0], videos.split.class_names, _describe(videos), left_out, command
     )
+    for path, reason in sorted(left_out.items()):
+        console.print(f"gone bad, left out: {path}: {reason}")
     console.print(result_table(results))
     console.print(f"report: {summary}")
     return results
@@ -156,26 +174,43 @@ def prepare_videos(config: Config) -> Videos:
         generate_motion_dataset(data.root, **asdict(generate))
     saved = config.run.dir / INDEX
     previous = VideoIndex.load(saved) if saved.exists() else None
-    index = VideoIndex.build(data.root, previous=previous)
-    if previous is not None and (config.run.dir / LAST).exists() and index.paths != previous.paths:
+    index = _resumed_index(config, previous)
+    if index is None and data.index:
+        index = VideoIndex.refresh(data.index, data.root)
+    elif index is None:
+        index = VideoIndex.build(data.root, previous=previous, partial=config.run.dir / PARTIAL_INDEX)
+    return Videos(index, split_videos(index, data, seed=config.run.seed))
+
+
+def _resumed_index(config: Config, previous: VideoIndex | None) -> VideoIndex | None:
+    """The index that a run began with, if it has begun: its rows must stay what they are, whatever files come and go.
+
+    Raises:
+        InputError: the videos were moved, and are not the same there.
+    """
+    if previous is None or not (config.run.dir / LAST).exists():
+        return None
+    root = config.data.root
+    if previous.root != root.absolute():
+        index = VideoIndex.build(root)
         different = sorted(set(index.paths) ^ set(previous.paths))
-        raise InputError(
-            f"the videos below {data.root} are not those the run in {config.run.dir} began with, for example "
-            f"{different[0]}: restore them, or choose another --run.dir"
-        )
-    split = split_folder(
-        index,
-        labels_per_class=data.labels_per_class,
-        labeled_fraction=data.labeled_fraction,
-        val_fraction=data.val_fraction,
-        seed=config.run.seed,
-    )
-    if not len(split.val):
-        raise InputError(f"no videos to validate on below {data.root}: add some, or raise --data.val-fraction")
-    return Videos(index, split)
+        if different:
+            raise InputError(
+                f"the videos below {root} are not those the run in {config.run.dir} began with, for example "
+                f"{different[0]}: restore them, or choose another --run.dir"
+            )
+        return index
+    changes = previous.changed()
+    for kind, what_follows in (("new", "ignored"), ("gone", "left out"), ("changed", "left out")):
+        paths = [path for path, change in changes.items() if change == kind]
+        if paths:
+            log.warning("%s since the run began and %s: %d videos, %s first", kind, what_follows, len(paths), paths[0])
+    return previous
 
 
-def train_one(config: Config, videos: Videos, command: str, stop: StopSignal) -> tuple[Accuracy, ClipBatch]:
+def train_one(
+    config: Config, videos: Videos, command: str, stop: StopSignal
+) -> tuple[Accuracy, ClipBatch, dict[str, str]]:
     """Train one method, or go on training it, and evaluate it on all views.
 
     Args:
@@ -185,7 +220,8 @@ def train_one(config: Config, videos: Videos, command: str, stop: StopSignal) ->
         stop: asked between steps and during evaluations.
 
     Returns:
-        Accuracy of the last weights on 10 clips x 3 crops per video, and a batch to look at.
+        Accuracy of the last weights on 10 clips x 3 crops per video, a batch to look at, and why videos were left
+        out, by path.
     """
     run, optim, split = config.run, config.optim, videos.split
     spec, decoding = clip_spec(config), _decoding(config)
@@ -197,6 +233,7 @@ def train_one(config: Config, videos: Videos, command: str, stop: StopSignal) ->
         batch_labeled=optim.batch_labeled,
         batch_unlabeled=optim.batch_unlabeled,
         seed=run.seed,
+        max_bad_fraction=config.data.max_bad_fraction,
         **decoding,
     ) as loader:
         state, schedule = _new_state(config, videos, loader)
@@ -204,7 +241,9 @@ def train_one(config: Config, videos: Videos, command: str, stop: StopSignal) ->
         begun = last.exists()
         if begun:
             state.restore(load(last), last)
-        _write_provenance(config, videos.index, command)
+            check_same_split(run.dir, split)
+        _write_provenance(config, videos, command)
+        skipped: dict[str, str] = {}
         with (
             MetricsLog(run.dir, state.step) as metrics,
             Display(run.method, state.step, num_steps(state, schedule)) as display,
@@ -214,17 +253,31 @@ def train_one(config: Config, videos: Videos, command: str, stop: StopSignal) ->
 
             def evaluate() -> Accuracy:
                 batch_size = optim.batch_labeled + optim.batch_unlabeled
-                clips = center_views(videos.index, split.val, spec, batch_size=batch_size, **decoding)
-                return evaluate_center(state.method.recognizer, stop.watch(clips), split.labels)
+                clips = center_views(videos.index, split.val, spec, batch_size=batch_size, skipped=skipped, **decoding)
+                return evaluate_center(state.method.recognizer, stop.watch(_some(clips, skipped)), split.labels)
 
             train(state, schedule, run.dir, evaluate, metrics, display, stop)
             accuracy = _recorded_test(run.dir, state.step)
             if accuracy is None:
                 display.note("evaluating on 10 clips x 3 crops of every validation video")
-                views = multi_views(videos.index, split.val, spec, **decoding)
-                accuracy = evaluate_test(state.method.recognizer, stop.watch(views), split.labels)
+                views = multi_views(videos.index, split.val, spec, skipped=skipped, **decoding)
+                accuracy = evaluate_test(state.method.recognizer, stop.watch(_some(views, skipped)), split.labels)
                 metrics.write({"kind": "test", "step": state.step, **asdict(accuracy)})
-        return accuracy, next(loader)
+        return accuracy, next(loader), {**skipped, **loader.quarantined}
+
+
+def _some(views: Iterable[View], skipped: dict[str, str]) -> Iterator[View]:
+    """The same views.
+
+    Raises:
+        TooManyBadVideos: there are none, since all videos were skipped.
+    """
+    none = True
+    for view in views:
+        none = False
+        yield view
+    if none:
+        raise TooManyBadVideos(skipped, len(skipped), "none is left to validate on, restore them")
 
 
 def clip_spec(config: Config) -> ClipSpec:
@@ -265,13 +318,15 @@ def _new_state(config: Config, videos: Videos, loader: ClipLoader) -> tuple[Trai
     return TrainState(config, class_names, method, optimizer, loader, window), schedule
 
 
-def _write_provenance(config: Config, index: VideoIndex, command: str) -> None:
-    """The first thing a run writes: what it is and where it runs."""
+def _write_provenance(config: Config, videos: Videos, command: str) -> None:
+    """The first thing a run writes: what it is, where it runs, and which videos it takes."""
     folder = config.run.dir
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(to_json(config))
     (folder / "environment.json").write_text(json.dumps(describe_environment(command), indent=2) + "\n")
-    index.save(folder / INDEX)
+    write_split(folder, videos.index, videos.split)
+    videos.index.save(folder / INDEX)
+    (folder / PARTIAL_INDEX).unlink(missing_ok=True)
 
 
 def _recorded_test(run_dir: Path, step: int) -> Accuracy | None:
@@ -287,7 +342,8 @@ def _describe(videos: Videos) -> str:
     split = videos.split
     return (
         f"{len(videos.index)} videos of {len(split.class_names)} classes: {len(split.unlabeled)} to train on, "
-        f"{len(split.labeled)} of them with labels, {len(split.val)} to validate on"
+        f"{len(split.labeled)} of them with labels ({split.labels_from}; subset {split.digests['labeled']}), "
+        f"{len(split.val)} to validate on"
     )
 
 

@@ -17,7 +17,7 @@ import torch
 from pipeline.background import READER
 from pipeline.batch import ClipBatch, Needs
 from pipeline.datasets import DataSplit
-from pipeline.errors import InputError, TooManyBadVideos
+from pipeline.errors import BadVideo, InputError, TooManyBadVideos
 from pipeline.evaluation import center_views, multi_views, precise_bn_views
 from pipeline.graph import ClipGraph, Sample
 from pipeline.index import VideoIndex
@@ -354,6 +354,26 @@ def test_precise_bn_replaces_bad_videos(index: VideoIndex, rows: np.ndarray) -> 
     )
     assert [len(views.rgb) for _, views in batches] == [3] * 7
     assert int(rows[0]) not in torch.cat([ids for ids, _ in batches])
+
+
+def test_a_video_whose_record_is_damaged_is_a_bad_video(
+    index: VideoIndex, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, record_of = int(rows[1]), VideoIndex.__getitem__
+
+    def damaged(index: VideoIndex, row: int) -> VideoRecord:
+        if row == bad:
+            raise BadVideo(index.paths[row], "its packet table is damaged")
+        return record_of(index, row)
+
+    monkeypatch.setattr(VideoIndex, "__getitem__", damaged)
+    with make_loader(index, rows, decoder="ffmpeg") as loader:
+        take(loader, NUM_STEPS)
+        assert loader.quarantined == {index.paths[bad]: "its packet table is damaged"}
+    shown = [row for ids, _ in center_views(index, rows, SPEC, batch_size=3) for row in ids.tolist()]
+    assert shown == [row for row in rows.tolist() if row != bad]
+    batches = precise_bn_views(index, rows, SPEC, seed=0, pass_number=0, batch_size=8, num_batches=2)
+    assert all(bad not in ids for ids, _ in batches)
 
 
 def test_bad_videos_leak_no_files(index: VideoIndex, rows: np.ndarray) -> None:

@@ -124,7 +124,7 @@ def of_ranks(index: VideoIndex, world_size: int, step: int, num_batches: int) ->
     of_rank = []
     options: dict[str, Any] = {"batch_labeled": 12 // world_size, "batch_unlabeled": 12 // world_size, "seed": 0}
     for rank in range(world_size):
-        ranks = {"rank": rank, "world_size": world_size}
+        ranks: dict[str, Any] = {"rank": rank, "world_size": world_size}
         with ClipLoader(index, split_of(index), Needs(tg=True, unlabeled=True), SPEC, **options, **ranks) as loader:
             loader.load_state_dict({"step": step})
             of_rank.append(take(loader, num_batches))

@@ -76,6 +76,7 @@ class TinyLoader:
     def __init__(self, before: Callable[[int], None] = lambda step: None) -> None:
         self.step = 0
         self.before = before
+        self.quarantined: dict[str, str] = {}
 
     def __next__(self) -> ClipBatch:
         self.before(self.step)

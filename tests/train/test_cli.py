@@ -11,7 +11,9 @@ from train.recipes import RECIPES
 
 
 def test_recipes_are_these() -> None:
-    assert list(RECIPES) == ["demo", "folder"]
+    ucf101 = [f"ucf101-{percent}pct" for percent in (5, 10, 20, 50)]
+    hmdb51 = [f"hmdb51-{percent}pct" for percent in (40, 50, 60)]
+    assert list(RECIPES) == ["demo", "folder", *ucf101, *hmdb51, "k400-1pct", "k400-10pct"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -50,7 +52,7 @@ def test_optional_values_can_be_unset() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fodler"], r"no recipe 'fodler', did you mean folder\?; recipes are demo, folder"),
+        (["fodler"], r"no recipe 'fodler', did you mean folder\?; recipes are demo, folder, ucf"),
         (["folder", "--data.rot", "x"], r"unknown option --data\.rot, did you mean --data\.root\?"),
         (["folder", "--data.labels_per_clas", "3"], r"did you mean --data\.labels-per-class\?"),
         (["folder", "my_videos"], r"unknown option my_videos"),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +44,12 @@ def test_tuples_come_back_as_tuples() -> None:
     assert from_json(to_json(config)) == config
 
 
+def test_files_and_formats_survive_json() -> None:
+    data = DataConfig(format="kinetics", annotations=Path("csv"), train_list=Path("t.txt"), labeled_list=Path("l.txt"))
+    config = replace(folder(), data=data)
+    assert from_json(to_json(config)) == config
+
+
 def test_unknown_saved_option_is_named() -> None:
     values = json.loads(to_json(folder()))
     values["optim"]["warp"] = 9
@@ -63,6 +70,17 @@ def test_unknown_saved_option_is_named() -> None:
         (DataConfig, {"labels_per_class": 0}, r"--data\.labels-per-class 0: take 1"),
         (DataConfig, {"labels_per_class": 2, "labeled_fraction": 0.5}, r"give one of them"),
         (DataConfig, {"labeled_fraction": 1.5}, r"--data\.labeled-fraction 1\.5: take a fraction"),
+        (DataConfig, {"labeled_uniform": 0.0}, r"--data\.labeled-uniform 0\.0: take a fraction"),
+        (
+            DataConfig,
+            {"labeled_uniform": 0.1, "labeled_list": Path("l.txt")},
+            r"-uniform 0\.1 and --data\.labeled-list l",
+        ),
+        (DataConfig, {"split": 4}, r"--data\.split 4: UCF-101 and HMDB-51 have splits 1, 2 and 3"),
+        (DataConfig, {"format": "list"}, r"--data\.format list needs --data\.train-list FILE"),
+        (DataConfig, {"val_list": Path("v.txt")}, r"--data\.val-list v\.txt needs --data\.train-list"),
+        (DataConfig, {"format": "folder", "train_list": Path("t.txt")}, r"--data\.format folder takes no"),
+        (OptimConfig, {"lr_batch": 0}, r"--optim\.lr-batch 0: take 1"),
         (DataConfig, {"val_fraction": 0.0}, r"--data\.val-fraction 0\.0"),
         (DataConfig, {"clip_len": 1}, r"--data\.clip-len 1"),
         (DataConfig, {"frame_stride": 0}, r"--data\.frame-stride 0"),
@@ -109,6 +127,7 @@ def test_learning_rate_follows_the_batch_unless_given() -> None:
     batch_10 = replace(folder(), optim=OptimConfig(batch_labeled=10))
     assert resolve(batch_10).optim.lr == pytest.approx(0.05)
     assert resolve(replace(folder(), optim=OptimConfig(lr=0.3, batch_labeled=10))).optim.lr == 0.3
+    assert resolve(replace(folder(), optim=OptimConfig(lr_batch=64, batch_labeled=8))).optim.lr == pytest.approx(0.025)
 
 
 def test_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

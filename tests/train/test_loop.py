@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.batch import ClipBatch
-from pipeline.errors import BadVideo
+from pipeline.errors import TooManyBadVideos
 from tests.train.standins import (
     POISON,
     STEPS_PER_EPOCH,
@@ -100,18 +100,30 @@ def test_non_finite_loss_names_step_terms_and_videos_and_is_not_saved(tmp_path: 
     assert (tmp_path / LAST).read_bytes() == before
 
 
-def test_a_video_gone_bad_costs_no_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error", [TooManyBadVideos({"gone.mp4": "no such file"}, 40, "restore them"), RuntimeError("a bug of a decoder")]
+)
+def test_a_batch_that_cannot_be_made_costs_no_step(tmp_path: Path, error: Exception) -> None:
     def fail(step: int) -> None:
         if step == 5:
-            raise BadVideo("gone.mp4", "cannot be opened any more")
+            raise error
 
-    with pytest.raises(BadVideo, match=r"gone\.mp4"):
+    with pytest.raises(type(error)) as caught:
         run_training(make_config(tmp_path / "hurt"), TinyLoader(fail))
+    assert caught.value is error
     assert load(tmp_path / "hurt" / LAST)["step"] == 5
     run_training(make_config(tmp_path / "hurt"))
     run_training(make_config(tmp_path / "whole"))
     hurt, whole = (load(tmp_path / name / LAST)["method"] for name in ("hurt", "whole"))
     assert all(torch.equal(hurt[name], whole[name]) for name in whole)
+
+
+def test_records_count_the_videos_left_out(tmp_path: Path) -> None:
+    loader = TinyLoader()
+    loader.before = lambda step: loader.quarantined.update({f"{step}.mp4": "gone"} if step in (2, 3) else {})
+    run_training(make_config(tmp_path), loader)
+    counts = [record["num_quarantined"] for record in read_metrics(tmp_path) if record["kind"] == "train"]
+    assert counts == [0, 2, 2, 2, 2]
 
 
 def test_first_signal_waits_for_check_and_second_interrupt_does_not() -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -185,6 +187,83 @@ def test_sigterm_saves_and_resuming_gives_the_same_result(finished: Path, tmp_pa
     assert main([*words, "--run.resume"]) == 0
     ours, theirs = (torch.load(path / "run" / "last.pt", weights_only=True) for path in (tmp_path, finished))
     assert all(torch.equal(ours["method"][name], theirs["method"][name]) for name in theirs["method"])
+
+
+@pytest.fixture(scope="module")
+def begun(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a copy of the demo's videos and a supervised run that has done three steps."""
+    folder = tmp_path_factory.mktemp("begun")
+    shutil.copytree(finished / "data", folder / "data")
+    assert main([*supervised(folder / "data", folder / "run"), "--run.max-steps", "3"]) == 0
+    return folder
+
+
+@pytest.fixture
+def data(begun: Path, finished: Path, tmp_path: Path) -> Iterator[Path]:
+    """The videos of that run, which a test may damage; the run itself is copied into ``tmp_path``."""
+    shutil.copytree(begun / "run", tmp_path / "run")
+    yield begun / "data"
+    shutil.rmtree(begun / "data")
+    shutil.copytree(finished / "data", begun / "data")
+
+
+def supervised(data: Path, run: Path) -> list[str]:
+    options = {"data.root": data, "run.dir": run, "run.method": "supervised", "data.labels-per-class": None}
+    words = [f"--{name}={value}" for name, value in {**TINY, **options}.items() if not name.startswith("method.")]
+    return ["demo", *words, "--run.baseline=None"]
+
+
+def test_videos_that_go_bad_are_left_out_named_and_remembered(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    train, val = (sorted((data / part).rglob("*.*")) for part in ("train", "val"))
+    train[0].unlink()
+    train[5].write_bytes(b"")
+    val[1].unlink()
+    (train[0].parent / "new.avi").write_bytes(b"")
+    run = tmp_path / "run"
+    assert main([*supervised(data, run), "--data.max-bad-fraction=0.3", "--run.resume"]) == 0
+    printed = capsys.readouterr().out
+    assert "new since the run began and ignored: 1 videos" in caplog.text
+    assert "gone since the run began and left out: 2 videos" in caplog.text
+    assert "changed since the run began and left out: 1 videos" in caplog.text
+
+    state = torch.load(run / "last.pt", weights_only=True)["loader"]
+    bad = {path.relative_to(data).as_posix() for path in (train[0], train[5])}
+    assert set(state["quarantine"]) == bad
+    assert all(step >= 3 for step, _ in state["quarantine"].values())
+    records = read_metrics(run)
+    assert [record["num_quarantined"] for record in records if record["kind"] == "train"][-1] == 2
+    assert records[-1]["num_videos"] == 7
+    summary = (run / "report" / "summary.md").read_text()
+    assert "Videos that went bad meanwhile and were left out: 3." in summary
+    for path in (*bad, val[1].relative_to(data).as_posix()):
+        assert f"gone bad, left out: {path}: " in printed
+        assert f"- `{path}`: " in summary
+
+
+def test_too_many_bad_videos_end_the_run_with_a_list_and_a_checkpoint_that_goes_on(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*supervised(data, tmp_path / "run"), "--run.resume"]
+    deleted = sorted((data / "train").rglob("*.*"))[:4]
+    for path in deleted:
+        path.unlink()
+    assert main(words) == 1
+    printed = capsys.readouterr().err
+    assert "of 16 videos have gone bad: restore them, or raise max_bad_fraction, now 0.01\n" in printed
+    assert printed.count("cannot be opened any more") >= 2
+    assert "The checkpoint is written: go on with --run.resume" in printed
+    step = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"]
+    assert step >= 3
+
+    for path in deleted:
+        shutil.copy2(finished / "data" / path.relative_to(data), path)
+    for path in (data / "val").rglob("*.*"):
+        path.unlink()
+    assert main(words) == 1
+    assert "8 of 8 videos have gone bad: none is left to validate on, restore them\n" in capsys.readouterr().err
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] > step
 
 
 def test_accuracies_of_a_finished_run_are_read_back(finished: Path) -> None:

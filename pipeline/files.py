@@ -1,0 +1,50 @@
+"""Which files of a folder are meant: found by suffix, always in the same order."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from pipeline.errors import InputError
+
+VIDEO_SUFFIXES = frozenset(
+    (
+        *(".3gp", ".asf", ".avi", ".divx", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
+        *(".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    )
+)
+
+
+def find_videos(root: Path) -> list[str]:
+    """:func:`find_files` of all suffixes that videos have."""
+    return find_files(root, VIDEO_SUFFIXES)
+
+
+def find_files(root: Path, suffixes: Collection[str]) -> list[str]:
+    """Paths of all files below a folder that have one of some suffixes, relative, with "/", sorted.
+
+    Hidden files and folders are passed over; linked folders are followed, each once.
+
+    Args:
+        root: the folder.
+        suffixes: in lower case, as ".mp4"; files may have them in any case.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder: give the folder that holds the videos")
+    seen: set[tuple[int, int]] = set()
+    found = []
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        relative = os.path.relpath(folder, root)
+        for name in files:
+            is_wanted = not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+            if is_wanted and os.path.isfile(os.path.join(folder, name)):  # no dangling links, no pipes
+                found.append(Path(relative, name).as_posix())
+    return sorted(found)

@@ -1,0 +1,70 @@
+"""Work in processes: a crash costs its item alone, and no process is left behind."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.processes import map_in_processes
+
+
+def square_or_die(number: int) -> int:
+    if number == 13:
+        os.abort()
+    return number**2
+
+
+def sleep_for_long(number: int) -> int:
+    time.sleep(1000 * number)
+    return number
+
+
+def fail(number: int) -> int:
+    raise OSError(28, "full")
+
+
+def test_a_crash_costs_its_item_and_no_other() -> None:
+    found = dict(map_in_processes(square_or_die, list(range(20)), 2, crashed=-1))
+    assert found == {number: -1 if number == 13 else number**2 for number in range(20)}
+
+
+def test_no_items_need_no_process() -> None:
+    assert list(map_in_processes(square_or_die, [], 2, crashed=-1)) == []
+
+
+def test_an_error_is_passed_on_and_processes_are_ended() -> None:
+    with pytest.raises(OSError, match="full"):
+        list(map_in_processes(fail, [1, 2, 3], 2, crashed=-1))
+    assert not multiprocessing.active_children()
+
+
+def test_leaving_early_ends_what_is_under_way() -> None:
+    results = map_in_processes(sleep_for_long, [0, 1, 1], 2, crashed=-1, chunk=1)
+    assert next(results) == (0, 0)
+    results.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+
+
+def test_processes_end_when_their_parent_is_killed(tmp_path: Path, wait_until: Callable[..., None]) -> None:
+    work = f"list(map_in_processes(note_pid, [{str(tmp_path)!r}] * 2, 2, crashed=0, chunk=1))"
+    program = f"from tests.pipeline.test_processes import *\n{work}"
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2])
+    try:
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def note_pid(folder: str) -> int:
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(1000)
+    return 0
