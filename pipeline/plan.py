@@ -51,7 +51,8 @@ class ClipSpec:
         tg_stride: n in TG_t = x_t - x_{t+n}, in video frames; 0 where no TG is wanted, so that every frame may be used.
         tg_form: "aligned", as in the paper: x_t - x_{t+n} at the frames of the RGB clip.  "reference_slow", as in the
             reference's ablation of slow TG: the frames of the clip's span, T + 1 evenly spaced ones, each minus its
-            predecessor, and strong operations apply to these frames before they are subtracted.
+            predecessor, and strong operations apply to these frames before they are subtracted.  Differs from it in
+            that the result is rounded down to uint8.
     """
 
     clip_len: int = 8

@@ -6,9 +6,9 @@ become one matrix, hence one interpolation, or none where they shift by whole pi
 parameters; statistics (mean, extrema, histograms) are taken of each frame, as in the reference.
 
 What DALI charges on a CPU decides how a stage is written: an operator that takes uint8 and gives uint8 costs 1 ms for 8
-frames of 224 x 224, a cast from float to uint8 alone 7 ms, a lookup table 3 ms.  So nothing becomes float, and blends
-of two pictures are filters over a pair of rows.  No result but autocontrast's can lie halfway between two integers,
-where devices might round apart, and autocontrast's is nudged off it.
+frames of 224 x 224, a cast from float to uint8 alone 7 ms, a lookup table 3 ms.  So pixels stay uint8, and blends of
+two pictures are filters over a pair of rows.  Of the blends and stretches only autocontrast's can land halfway between
+two integers, where devices might round apart; it is nudged off it.
 
 :func:`strong_parameters` turns a plan into numbers (numpy), :func:`strong_view` is the chain (DALI, either device).
 Left to others: drawing (:mod:`pipeline.plan`).
