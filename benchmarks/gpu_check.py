@@ -23,7 +23,7 @@ from rich.text import Text
 from benchmarks import results
 from benchmarks.gpu_checks import CHECKS
 from benchmarks.gpu_checks.bench import FAIL, INFO, PASS, SKIP, Bench, Check, Finding, make_bench
-from benchmarks.processes import IsolationError, isolated
+from benchmarks.isolation import IsolationError, isolated
 from benchmarks.results import RESULTS, finish
 from pipeline.errors import InputError
 

@@ -9,6 +9,7 @@ installed are passed over and named; benchmarks/requirements-peers.txt lists the
 """
 
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,8 +24,8 @@ from rich.table import Table
 
 from benchmarks import results
 from benchmarks.clips import KINDS, describe, make_clips
-from benchmarks.processes import Candidate, Speed
 from benchmarks.results import RESULTS, finish, versions
+from benchmarks.turns import Candidate, Speed
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex
 
@@ -53,9 +54,11 @@ class PeersBenchmark:
     clips: Path = Path("data/benchmark-clips")
     """Where the clips are kept: 24 in three kinds of files, about 150 MB, made once."""
     rounds: int = 5
-    """Turns of every loader on every kind of file."""
+    """Turns of every loader on every kind of file, at most."""
     seconds: float = 4.0
     """Length of a turn."""
+    budget_s: float = 540.0
+    """No round is begun that would not end within so many seconds; the first one is always taken."""
     results: Path = RESULTS
     """Folder that the result is written to."""
 
@@ -85,7 +88,7 @@ def run(benchmark: PeersBenchmark) -> int:
         # The reference reads data sets as they are downloaded; it knows no prepared files.
         if name not in missing and (name != REFERENCE or kind == "h264")
     ]
-    speeds, errors = _take_turns(entrants, indexes, benchmark.rounds, benchmark.seconds)
+    speeds, errors = _take_turns(entrants, indexes, benchmark)
     for (kind, name), error in errors.items():
         console.print(f"{name} on {kind} failed: {error}", style="red")
     summary = summarize(speeds)
@@ -97,7 +100,7 @@ def run(benchmark: PeersBenchmark) -> int:
         "peers",
         {
             "clips": describe(folders),
-            "rounds": benchmark.rounds,
+            "rounds": max(map(len, speeds.values()), default=0),
             "seconds": benchmark.seconds,
             "loaders": summary,
             "verdicts": verdicts,
@@ -120,25 +123,30 @@ Entrant = tuple[str, str]  # kind of file, loader
 
 
 def _take_turns(
-    entrants: list[Entrant], indexes: dict[str, Path], rounds: int, seconds: float
+    entrants: list[Entrant], indexes: dict[str, Path], benchmark: PeersBenchmark
 ) -> tuple[dict[Entrant, list[Speed]], dict[Entrant, str]]:
     """Speeds of each entrant, one a round, and the errors of those that failed."""
     speeds: dict[Entrant, list[Speed]] = {entrant: [] for entrant in entrants}
     errors: dict[Entrant, str] = {}
-    candidates = {(kind, name): Candidate(make_clips_of, name, indexes[kind]) for kind, name in entrants}
     order = random.Random(0)
+    candidates = {name: Candidate(make_clips_of) for name in dict.fromkeys(name for _, name in entrants)}
+    start = time.perf_counter()
     try:
         with Progress() as progress:
-            task = progress.add_task("comparing", total=rounds * len(entrants))
-            for _ in range(rounds):
-                for entrant in order.sample(entrants, len(entrants)):
-                    progress.update(task, description=f"{entrant[1]} on {entrant[0]}")
-                    if entrant not in errors:
-                        speed = candidates[entrant].turn(WARMUP_CLIPS, seconds)
+            task = progress.add_task("comparing", total=benchmark.rounds * len(entrants))
+            for done in range(benchmark.rounds):
+                if done and (time.perf_counter() - start) * (done + 1) / done > benchmark.budget_s:
+                    break
+                for kind, name in order.sample(entrants, len(entrants)):
+                    progress.update(task, description=f"{name} on {kind}")
+                    if (kind, name) not in errors:
+                        speed = candidates[name].turn(
+                            name, indexes[kind], warmup_clips=WARMUP_CLIPS, seconds=benchmark.seconds
+                        )
                         if isinstance(speed, Speed):
-                            speeds[entrant].append(speed)
+                            speeds[kind, name].append(speed)
                         else:
-                            errors[entrant] = speed
+                            errors[kind, name] = speed
                     progress.advance(task)
     finally:
         for candidate in candidates.values():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_checks.bench import FAIL, INFO, PASS, SKIP, Bench, Finding, decode, difference, whole_frame_plan
-from benchmarks.processes import first_line
+from benchmarks.isolation import first_line
 from pipeline.decode import decode_clip
 from pipeline.graph import ClipGraph, GraphSpec, dali_refusal
 from pipeline.plan import plan_clip

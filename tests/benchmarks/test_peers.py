@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.peer_loaders import common, pyav_torchvision
-from benchmarks.processes import Speed
+from benchmarks.turns import Speed
 from pipeline.decode import decode_clip
 from pipeline.graph import ClipGraph, GraphSpec
 from pipeline.index import VideoIndex
@@ -63,7 +63,9 @@ def test_loaders_run_in_turns(index: VideoIndex, tmp_path: Path, monkeypatch: py
     index.save(path)
     monkeypatch.setattr(peers, "WARMUP_CLIPS", 1)
     entrants = [("h264", "ours"), ("h264", "no_such_loader")]
-    speeds, errors = peers._take_turns(entrants, {"h264": path}, rounds=1, seconds=0.1)
+    speeds, errors = peers._take_turns(
+        entrants, {"h264": path}, peers.PeersBenchmark(rounds=9, seconds=0.1, budget_s=0.1)
+    )
     (speed,) = speeds.pop(entrants[0])
     assert speed.clips_per_s > 0
     assert speed.cpu_ms_per_clip > 0

@@ -1,4 +1,4 @@
-"""Work in other processes: measured in full, and contained whatever it does.
+"""What takes turns is measured in full, children and all, and a failure is an answer.
 
 No import here may be heavy: the processes import this file.
 """
@@ -9,37 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.processes import Candidate, IsolationError, Speed, cpu_s, isolated
-
-
-def two_then(end: str) -> Iterator[int]:
-    yield 1
-    yield 2
-    if end == "raise":
-        raise RuntimeError("Critical error in pipeline:\nno decoder\nCurrent pipeline object is no longer valid.")
-    if end == "die":
-        os._exit(3)
-    if end == "hang":
-        time.sleep(60)
-
-
-@pytest.mark.parametrize(
-    ("end", "message"),
-    [
-        ("raise", "^RuntimeError: no decoder$"),
-        ("die", "died, exit status 3"),
-        ("hang", "no answer within 5 s"),
-    ],
-)
-def test_a_failure_is_contained_and_what_came_before_it_is_kept(end: str, message: str) -> None:
-    items = isolated(two_then, end, limit_s=5)
-    assert [next(items), next(items)] == [1, 2]
-    with pytest.raises(IsolationError, match=message):
-        next(items)
-
-
-def test_work_that_ends_is_whole() -> None:
-    assert list(isolated(two_then, "return", limit_s=30)) == [1, 2]
+from benchmarks.turns import Candidate, Speed, cpu_s
 
 
 def burning_clips(busy_s: float, begun: str) -> Iterator[int]:
@@ -59,8 +29,8 @@ def burning_clips(busy_s: float, begun: str) -> Iterator[int]:
 
 def test_turns_measure_the_cpu_time_of_a_clip_and_begin_anew(tmp_path_factory: pytest.TempPathFactory) -> None:
     marks = tmp_path_factory.mktemp("turns") / "marks"
-    candidate = Candidate(burning_clips, 0.01, str(marks))
-    speeds = [candidate.turn(4, 0.4) for _ in range(2)]
+    candidate = Candidate(burning_clips)
+    speeds = [candidate.turn(0.01, str(marks), warmup_clips=4, seconds=0.4) for _ in range(2)]
     candidate.close()
     for speed in speeds:
         assert isinstance(speed, Speed)
@@ -69,18 +39,28 @@ def test_turns_measure_the_cpu_time_of_a_clip_and_begin_anew(tmp_path_factory: p
     assert marks.read_text().split() == ["begin", "end"] * 2
 
 
+def failing_clips(how: str) -> Iterator[int]:
+    yield 1
+    if how == "raise":
+        raise RuntimeError("it does not work")
+    if how == "die":
+        os._exit(3)
+    while True:
+        yield 1
+
+
 def test_a_turn_that_fails_is_an_answer_and_the_next_is_not_lost() -> None:
-    candidate = Candidate(two_then, "raise")
+    candidate = Candidate(failing_clips)
     try:
         for _ in range(2):
-            answer = candidate.turn(100, 1.0)
+            answer = candidate.turn("raise", warmup_clips=100, seconds=1.0)
             assert isinstance(answer, str)
-            assert answer.startswith("RuntimeError: Critical error")
+            assert answer.startswith("RuntimeError: it does not work (test_turns.py")
+        assert isinstance(candidate.turn("go on", warmup_clips=1, seconds=0.01), Speed)
+        assert "exit status 3" in str(candidate.turn("die", warmup_clips=100, seconds=1.0))
+        assert isinstance(candidate.turn("go on", warmup_clips=1, seconds=0.01), Speed)
     finally:
         candidate.close()
-    died = Candidate(two_then, "die")
-    assert "exit status 3" in str(died.turn(100, 1.0))
-    died.close()
 
 
 def test_cpu_time_counts_children() -> None:
