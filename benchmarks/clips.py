@@ -1,0 +1,147 @@
+"""The 24 clips every comparison reads: the same 250 frames of 340x256, in three kinds of files.
+
+    h264:   as data sets are downloaded: x264's defaults (B-frames, crf 23, keyframes at cuts and every 250 frames)
+    mjpeg:  prepared for CPUs: every frame a keyframe, quantiser 3
+    vp8:    prepared for CPUs, small: a keyframe every 8 frames
+
+They are made from a folder of real videos, evenly spread over its files, each stretched to 250 frames by playing it
+forward and backward.  Without such a folder they are drawn: a pan over noisy texture, which costs about as many bits.
+Promises: every kind shows the same frames; a set that was interrupted is finished, one of another source refused.
+"""
+
+import json
+import os
+from fractions import Fraction
+from itertools import chain, cycle, islice
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+from rich.progress import track
+
+from pipeline.encode import write_video
+from pipeline.errors import InputError
+from pipeline.index import find_videos
+
+KINDS = ("h264", "mjpeg", "vp8")
+NUM_CLIPS = 24
+NUM_FRAMES = 250
+WIDTH, HEIGHT = 340, 256
+FPS = 25
+
+_SUFFIXES = {"h264": ".mp4", "mjpeg": ".avi", "vp8": ".webm"}
+_NOTE = "clips.json"
+_SYNTHETIC = "synthetic"
+
+
+def make_clips(root: Path, source: Path | None) -> dict[str, Path]:
+    """Make the set, or what is missing of it.
+
+    Args:
+        root: folder of the set.
+        source: folder of real videos; None for drawn ones.
+
+    Returns:
+        The folder of each kind, with the files ``00`` to ``23``.
+
+    Raises:
+        InputError: the folder holds another set, or there is no readable video in ``source``.
+    """
+    note = {"source": str(source.absolute()) if source else _SYNTHETIC}
+    folders = {kind: root / kind for kind in KINDS}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    _check_note(root / _NOTE, note)
+    missing = [
+        number
+        for number in range(NUM_CLIPS)
+        if not all((folder / f"{number:02}{_SUFFIXES[kind]}").exists() for kind, folder in folders.items())
+    ]
+    sources = _spread(source) if source and missing else []
+    for number in track(missing, "making clips", disable=not missing):
+        frames = _real_frames(sources, number) if source else _drawn_frames(number)
+        for kind, folder in folders.items():
+            unfinished = root / f"unfinished{_SUFFIXES[kind]}"
+            _write(unfinished, frames, kind)
+            os.replace(unfinished, folder / f"{number:02}{_SUFFIXES[kind]}")
+    return folders
+
+
+def describe(folders: dict[str, Path]) -> dict[str, object]:
+    """What the set was made of, and the bytes a frame takes in each kind of file."""
+    note: dict[str, object] = json.loads((next(iter(folders.values())).parent / _NOTE).read_text())
+    sizes = {kind: sum(path.stat().st_size for path in folder.iterdir()) for kind, folder in folders.items()}
+    return {
+        "source": Path(str(note["source"])).name,  # the rest of the path says nothing of the clips
+        "bytes_per_frame": {kind: round(size / NUM_CLIPS / NUM_FRAMES) for kind, size in sizes.items()},
+    }
+
+
+def _check_note(path: Path, note: dict[str, str]) -> None:
+    if not path.exists():
+        path.write_text(json.dumps(note))
+    found = json.loads(path.read_text())
+    if found != note:
+        raise InputError(f"{path.parent} holds clips made from {found['source']}: delete it or name another folder")
+
+
+def _spread(source: Path) -> list[Path]:
+    found = find_videos(source)
+    if not found:
+        raise InputError(f"no videos in {source}: name a folder of videos, such as UCF-101")
+    picked = np.linspace(0, len(found) - 1, NUM_CLIPS).astype(int)
+    return [source / found[number] for number in picked]
+
+
+def _real_frames(sources: list[Path], number: int) -> np.ndarray:
+    """(NUM_FRAMES, HEIGHT, WIDTH, 3) uint8, of the next video that can be read."""
+    for path in chain(sources[number:], sources[:number]):
+        try:
+            with av.open(str(path)) as container:
+                frames = [
+                    frame.reformat(WIDTH, HEIGHT, "rgb24").to_ndarray()
+                    for frame in islice(container.decode(video=0), NUM_FRAMES)
+                ]
+        except av.error.FFmpegError:
+            continue
+        if len(frames) > 1:
+            return np.stack(list(islice(cycle(frames + frames[-2:0:-1]), NUM_FRAMES)))
+    raise InputError(f"none of the {len(sources)} videos tried can be read, the last {sources[-1]}")
+
+
+def _drawn_frames(number: int) -> np.ndarray:
+    """(NUM_FRAMES, HEIGHT, WIDTH, 3) uint8: a pan over texture of all scales, with a sensor's noise."""
+    rng = np.random.default_rng(number)
+    side = 1024
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
+    frequency[0, 0] = 1
+    phases = rng.standard_normal((3, side, side // 2 + 1)) + 1j * rng.standard_normal((3, side, side // 2 + 1))
+    texture = np.fft.irfft2(phases / frequency, s=(side, side))  # the spectrum of natural pictures
+    texture = np.moveaxis(128 + 50 * texture / texture.std(axis=(1, 2), keepdims=True), 0, -1)
+    angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 2.0)
+    frames = np.empty((NUM_FRAMES, HEIGHT, WIDTH, 3), np.uint8)
+    for t, frame in enumerate(frames):
+        y = int(speed * t * np.sin(angle)) + np.arange(HEIGHT)
+        x = int(speed * t * np.cos(angle)) + np.arange(WIDTH)
+        view = texture[y[:, None] % side, x[None] % side]
+        frame[:] = np.clip(view + rng.normal(0, 3, view.shape), 0, 255)
+    return frames
+
+
+def _write(path: Path, frames: np.ndarray, kind: str) -> None:
+    if kind == "h264":
+        _write_downloaded(path, frames)
+    else:
+        write_video(path, frames, kind, fps=FPS, gop=8)
+
+
+def _write_downloaded(path: Path, frames: np.ndarray) -> None:
+    """H.264 as x264 writes it when it is told nothing, which is how most data sets were made."""
+    with av.open(str(path), "w", container_options={"fflags": "bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(FPS), options={"crf": "23", "preset": "medium"})
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

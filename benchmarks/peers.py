@@ -1,0 +1,245 @@
+"""How fast is our loader beside the best that a user could put together otherwise?
+
+All load the same clips from the same files: 8 frames 8 apart of 24 videos, with their partners of the temporal
+gradient, cropped, resized to 224x224, flipped, in a weak and a strong view of RGB and temporal gradient, uint8, by
+two threads or processes.  They take turns, in another order each round, since machines are noisy.  Peers that are not
+installed are passed over and named; benchmarks/requirements-peers.txt lists them.
+
+    python -m benchmarks peers --source FOLDER_OF_VIDEOS --rounds 5 --seconds 4
+"""
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks import results
+from benchmarks.clips import KINDS, describe, make_clips
+from benchmarks.results import RESULTS, finish, versions
+from benchmarks.turns import Candidate, Speed
+from pipeline.errors import InputError
+from pipeline.index import VideoIndex
+
+OURS = "ours"
+REFERENCE = "reference"
+# name: packages it needs
+PEERS: dict[str, tuple[str, ...]] = {
+    REFERENCE: ("decord", "cv2", "imgaug"),
+    "pyav_torchvision": (),
+    "decord_torchvision": ("decord",),
+    "torchcodec_torchvision": ("torchcodec",),
+    "spdl_torchvision": ("spdl",),
+}
+WARMUP_CLIPS = 16
+_NUM_SAMPLES = 480  # then from the first again: 20 clips of each video
+TARGET_OVER_REFERENCE = 3.0
+TARGET_OVER_BEST = 1.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeersBenchmark:
+    """Compare our loader with others on the same files."""
+
+    source: Path | None = None
+    """Folder of real videos that the clips are made from; without one they are drawn."""
+    clips: Path = Path("data/benchmark-clips")
+    """Where the clips are kept: 24 in three kinds of files, about 150 MB, made once."""
+    rounds: int = 5
+    """Turns of every loader on every kind of file, at most."""
+    seconds: float = 4.0
+    """Length of a turn."""
+    budget_s: float = 540.0
+    """No round is begun that would not end within so many seconds; the first one is always taken."""
+    results: Path = RESULTS
+    """Folder that the result is written to."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.seconds <= 0:
+            raise InputError(f"rounds {self.rounds} and seconds {self.seconds} must be above 0")
+
+
+def run(benchmark: PeersBenchmark) -> int:
+    """Measure, print the table, keep the result.
+
+    Raises:
+        InputError: a folder or an option is not usable.
+    """
+    console = Console()
+    folders = make_clips(benchmark.clips, benchmark.source)
+    indexes = {kind: benchmark.clips / f"{kind}.index" for kind in KINDS}
+    for kind, folder in folders.items():
+        VideoIndex.build(folder, progress=False).save(indexes[kind])
+    missing = missing_packages()
+    for name, packages in missing.items():
+        console.print(f"{name}: passed over, {', '.join(packages)} not installed (benchmarks/requirements-peers.txt)")
+    entrants = [
+        (kind, name)
+        for kind in KINDS
+        for name in (OURS, *PEERS)
+        # The reference reads data sets as they are downloaded; it knows no prepared files.
+        if name not in missing and (name != REFERENCE or kind == "h264")
+    ]
+    speeds, errors = _take_turns(entrants, indexes, benchmark)
+    for (kind, name), error in errors.items():
+        console.print(f"{name} on {kind} failed: {error}", style="red")
+    summary = summarize(speeds)
+    console.print(_table(summary))
+    verdicts = judge(summary)
+    for verdict in verdicts.values():
+        console.print(verdict["text"], style="green" if verdict["met"] else "red")
+    finish(
+        "peers",
+        {
+            "clips": describe(folders),
+            "rounds": max(map(len, speeds.values()), default=0),
+            "seconds": benchmark.seconds,
+            "loaders": summary,
+            "verdicts": verdicts,
+            "missing": {name: list(packages) for name, packages in missing.items()},
+            "errors": {f"{name} on {kind}": error for (kind, name), error in errors.items()},
+            "peers": versions("torchvision", "decord", "opencv-python-headless", "imgaug", "torchcodec", "spdl"),
+        },
+        benchmark.results,
+    )
+    return 0
+
+
+def missing_packages() -> dict[str, tuple[str, ...]]:
+    """What is not installed, of the peers that cannot run for it."""
+    missing = {name: tuple(p for p in packages if find_spec(p) is None) for name, packages in PEERS.items()}
+    return {name: packages for name, packages in missing.items() if packages}
+
+
+Entrant = tuple[str, str]  # kind of file, loader
+
+
+def _take_turns(
+    entrants: list[Entrant], indexes: dict[str, Path], benchmark: PeersBenchmark
+) -> tuple[dict[Entrant, list[Speed]], dict[Entrant, str]]:
+    """Speeds of each entrant, one a round, and the errors of those that failed."""
+    speeds: dict[Entrant, list[Speed]] = {entrant: [] for entrant in entrants}
+    errors: dict[Entrant, str] = {}
+    order = random.Random(0)
+    candidates = {name: Candidate(make_clips_of) for name in dict.fromkeys(name for _, name in entrants)}
+    start = time.perf_counter()
+    try:
+        with Progress() as progress:
+            task = progress.add_task("comparing", total=benchmark.rounds * len(entrants))
+            for done in range(benchmark.rounds):
+                if done and (time.perf_counter() - start) * (done + 1) / done > benchmark.budget_s:
+                    break
+                for kind, name in order.sample(entrants, len(entrants)):
+                    progress.update(task, description=f"{name} on {kind}")
+                    if (kind, name) not in errors:
+                        speed = candidates[name].turn(
+                            name, indexes[kind], warmup_clips=WARMUP_CLIPS, seconds=benchmark.seconds
+                        )
+                        if isinstance(speed, Speed):
+                            speeds[kind, name].append(speed)
+                        else:
+                            errors[kind, name] = speed
+                    progress.advance(task)
+    finally:
+        for candidate in candidates.values():
+            candidate.close()
+    return {entrant: measured for entrant, measured in speeds.items() if entrant not in errors}, errors
+
+
+def make_clips_of(name: str, index_path: Path) -> Iterator[int]:
+    """Run a loader without end, and say of each batch how many clips it has."""
+    index = VideoIndex.load(index_path)
+    module = import_module(f"benchmarks.peer_loaders.{name}")
+    if name == OURS:
+        batches = module.batches(index)
+    else:
+        from benchmarks.peer_loaders.common import draw_samples
+
+        batches = module.batches(draw_samples(index, _NUM_SAMPLES))
+    try:
+        for batch in batches:
+            yield len(batch[0])
+    finally:
+        batches.close()
+
+
+def summarize(speeds: dict[Entrant, list[Speed]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Medians and spread by kind of file and loader.
+
+    The ratio to ours is the median of the rounds' own ratios: what slows the machine for a while slows both.
+    """
+    summary: dict[str, dict[str, dict[str, float]]] = {}
+    for (kind, name), measured in speeds.items():
+        rates = [speed.clips_per_s for speed in measured]
+        row = {
+            "clips_per_s": median(rates),
+            "clips_per_s_min": min(rates),
+            "clips_per_s_max": max(rates),
+            "cpu_ms_per_clip": median(speed.cpu_ms_per_clip for speed in measured),
+        }
+        if (kind, OURS) in speeds:
+            ours = speeds[kind, OURS]
+            row["ours_is_times_faster"] = median(
+                a.clips_per_s / b.clips_per_s for a, b in zip(ours, measured, strict=True)
+            )
+        summary.setdefault(kind, {})[name] = {key: round(value, 2) for key, value in row.items()}
+    return summary
+
+
+def judge(summary: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
+    """Whether our loader is as much faster as it should be."""
+    verdicts = {}
+    for kind, rows in summary.items():
+        peers = {name: row for name, row in rows.items() if name not in (OURS, REFERENCE)}
+        if OURS in rows and peers:
+            best = min(peers, key=lambda name: peers[name]["ours_is_times_faster"])
+            ratio = peers[best]["ours_is_times_faster"]
+            verdicts[f"{kind}_over_best_peer"] = _verdict(f"{kind}: ours over {best}", ratio, TARGET_OVER_BEST)
+        if OURS in rows and REFERENCE in rows:
+            ratio = rows[REFERENCE]["ours_is_times_faster"]
+            verdicts[f"{kind}_over_reference"] = _verdict(
+                f"{kind}: ours over {REFERENCE}", ratio, TARGET_OVER_REFERENCE
+            )
+    reference = summary.get("h264", {}).get(REFERENCE)
+    for kind in ("mjpeg", "vp8"):
+        ours = summary.get(kind, {}).get(OURS)
+        if ours and reference:
+            ratio = round(ours["clips_per_s"] / reference["clips_per_s"], 2)
+            text = f"ours on {kind} over {REFERENCE} on h264"
+            verdicts[f"{kind}_over_reference_on_originals"] = _verdict(text, ratio, TARGET_OVER_REFERENCE)
+    return verdicts
+
+
+def _verdict(what: str, ratio: float, target: float) -> dict[str, Any]:
+    met = ratio >= target
+    text = f"{what}: {ratio:.2f} times, {'at least' if met else 'below'} the {target:g} asked for"
+    return {"ratio": ratio, "target": target, "met": met, "text": text}
+
+
+def _table(summary: dict[str, dict[str, dict[str, float]]]) -> Table:
+    table = Table("file", "loader", "clips/s", "cpu-ms per clip", "ours is")
+    for kind, rows in summary.items():
+        for name, row in sorted(rows.items(), key=lambda item: -item[1]["clips_per_s"]):
+            rate = f"{row['clips_per_s']:.1f} [{row['clips_per_s_min']:.1f}..{row['clips_per_s_max']:.1f}]"
+            ratio = row.get("ours_is_times_faster")
+            cells = (kind, name, rate, f"{row['cpu_ms_per_clip']:.1f}", f"{ratio:.2f}x" if ratio else "")
+            table.add_row(*cells, style="bold" if name == OURS else None)
+        table.add_section()
+    return table
+
+
+def main() -> None:
+    """Command line: the fields of :class:`PeersBenchmark`."""
+    results.main(PeersBenchmark, run)
+
+
+if __name__ == "__main__":
+    main()

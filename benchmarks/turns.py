@@ -1,0 +1,127 @@
+"""Candidates that are measured in turns, each in a process of its own.
+
+So nothing of one is in the memory, threads or caches of another, and what slows the machine for a while slows all.  A
+process idles between its turns, so that nobody pays for its start each time.
+"""
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.errors import InputError
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class Speed(NamedTuple):
+    """What was measured in one turn.
+
+    Attributes:
+        clips_per_s: of wall time.
+        cpu_ms_per_clip: of the process and all below it.
+    """
+
+    clips_per_s: float
+    cpu_ms_per_clip: float
+
+
+class Candidate:
+    """A function that yields numbers of clips as it makes them, run in turns in a process of its own.
+
+    Args:
+        make: ``make(*arguments)`` is an iterator over clips made; a new one is begun for each turn.  Importable.
+    """
+
+    def __init__(self, make: Callable[..., Iterator[int]]) -> None:
+        self._make = make
+        self._start()
+
+    def _start(self) -> None:
+        context = get_context("spawn")  # no inherited threads, no inherited memory
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._make))
+        self._process.start()
+        theirs.close()
+
+    def turn(self, *arguments: object, warmup_clips: int, seconds: float) -> Speed | str:
+        """Measure for a while.
+
+        Args:
+            arguments: of ``make``.
+            warmup_clips: made before the clock starts.
+            seconds: at least so long, up to the end of a batch.
+
+        Returns:
+            The speed, or the error that prevented it.
+        """
+        try:
+            self._connection.send((arguments, warmup_clips, seconds))
+            answer: Speed | str = self._connection.recv()
+        except (EOFError, BrokenPipeError):
+            self._process.join()
+            answer = f"its process died (exit status {self._process.exitcode})"
+            self._start()
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        with suppress(BrokenPipeError):
+            self._connection.send(None)
+        self._process.join(5)
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(connection: Connection, make: Callable[..., Iterator[int]]) -> None:
+    with suppress(EOFError):  # whoever asked is gone
+        while (turn := connection.recv()) is not None:
+            arguments, warmup_clips, seconds = turn
+            try:
+                connection.send(_measure(make(*arguments), warmup_clips, seconds))
+            except Exception as error:  # one candidate's failure is a line in the table
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                place = "" if isinstance(error, InputError) else f" ({Path(where.filename).name}:{where.lineno})"
+                connection.send(f"{type(error).__name__}: {error}{place}")
+
+
+def _measure(clips: Iterator[int], warmup_clips: int, seconds: float) -> Speed:
+    """The clock starts and stops where a batch arrives, so that what is made ahead at either end evens out."""
+    try:
+        made = 0
+        while made < warmup_clips:
+            made += next(clips)
+        made, wall, cpu = 0, time.perf_counter(), cpu_s()
+        while time.perf_counter() - wall < seconds:
+            made += next(clips)
+        wall, cpu = time.perf_counter() - wall, cpu_s() - cpu
+    finally:
+        close = getattr(clips, "close", None)
+        if close:
+            close()
+    return Speed(made / wall, 1000 * cpu / made)
+
+
+def cpu_s() -> float:
+    """CPU seconds so far of this process and its living descendants, such as a DataLoader's workers."""
+    used: dict[int, int] = {}
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        pid = int(stat.parent.name)
+        used[pid] = int(fields[11]) + int(fields[12])
+        children.setdefault(int(fields[1]), []).append(pid)
+    total, todo = 0, [os.getpid()]
+    while todo:
+        pid = todo.pop()
+        total += used.get(pid, 0)
+        todo += children.get(pid, [])
+    return total / _TICKS_PER_S
