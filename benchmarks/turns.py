@@ -96,8 +96,8 @@ def _measure(clips: Iterator[int], warmup_clips: int, seconds: float) -> Speed:
         made = 0
         while made < warmup_clips:
             made += next(clips)
-        made, wall, cpu = 0, time.perf_counter(), cpu_s()
-        while time.perf_counter() - wall < seconds:
+        made, cpu, wall = 0, cpu_s(), time.perf_counter()
+        while not made or time.perf_counter() - wall < seconds:
             made += next(clips)
         wall, cpu = time.perf_counter() - wall, cpu_s() - cpu
     finally:
