@@ -29,7 +29,7 @@ def packet_role(codec: str, data: bytes, extradata: bytes) -> int:
     """
     match codec:
         case "mjpeg":
-            return CLOSED if _jpeg_tables(data) == {0xC4, 0xDB} else PLAIN
+            return CLOSED if 0xDB in _jpeg_tables(data) else PLAIN
         case "vp8":
             return CLOSED if len(data) >= 10 and not data[0] & 1 and data[3:6] == b"\x9d\x01\x2a" else PLAIN
         case "vp9":
@@ -74,6 +74,11 @@ def mpeg4_headers(data: bytes) -> bytes:
     """What an MPEG-4 packet holds before its first group or picture: the layer's headers and the encoder's name."""
     ends = [at for at in (data.find(_MPEG4_GOV), data.find(_MPEG4_VOP)) if at >= 0]
     return data[: min(ends)] if ends else b""
+
+
+def has_huffman_tables(data: bytes) -> bool:
+    """Whether a JPEG brings its Huffman tables; those of many cameras count on the usual ones."""
+    return 0xC4 in _jpeg_tables(data)
 
 
 def decodes_by_encoder(codec: str, pixel_format: str, first: bytes) -> bool:

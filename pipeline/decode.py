@@ -2,9 +2,10 @@
 
 FFmpeg crops and scales in the video's own YUV before it converts to RGB, so that no full-size RGB frame is ever made.
 Promises: the frames asked for or :class:`BadVideo`, never a padded or repeated one, nor one FFmpeg knows to be damaged
-(bits that flip and still decode go unseen); the same bits however many threads
-decode at once; the GIL is released while FFmpeg works.  Left to others: which frames and which crop
-(:mod:`pipeline.plan`), and everything after the resize (:mod:`pipeline.graph`).
+(bits that flip and still decode go unseen); the bits of the whole file's frames, whichever packets are decoded, by
+however many threads, and whatever a decoder decoded before; the GIL is released while FFmpeg works.  Left to others:
+which frames and which crop (:mod:`pipeline.plan`), which packets (:mod:`pipeline.slicing`), and everything after the
+resize (:mod:`pipeline.graph`).
 """
 
 import os

@@ -21,7 +21,14 @@ import av.container
 import numpy as np
 from av.stream import Disposition
 
-from pipeline.bitstream import decodes_by_encoder, has_foreign_headers, mpeg4_headers, packet_role, yields_frame
+from pipeline.bitstream import (
+    decodes_by_encoder,
+    has_foreign_headers,
+    has_huffman_tables,
+    mpeg4_headers,
+    packet_role,
+    yields_frame,
+)
 from pipeline.decode import DECODER_NAMES, DECODER_OPTIONS, clip_frames
 from pipeline.errors import BadVideo
 from pipeline.record import CLOSED, OPEN, VideoRecord
@@ -37,8 +44,8 @@ _CODEC_NAMES = {"libvpx": "vp8", "libvpx-vp9": "vp9", "libaom-av1": "av1"} | {
 _BLOCK_HEADER_BYTES = 64  # a packet's payload starts within these after the position FFmpeg reports (Matroska, AVI)
 _MAX_UNDECODED = 2  # packets without a frame that are normal in whole files: a placeholder, a frame lost at an end
 _PLACEHOLDER_BYTES = 19  # MPEG-4 packets up to this size may be there for the timing alone (FFmpeg's MAX_NVOP_SIZE)
-_CHECKED_PACKETS = 64  # longer than any reordering, and than the GOPs of most files
-_COMPARED_FRAMES = frozenset({0, 7, 43})
+_CHECKED_PACKETS = 32  # longer than any reordering; decoding 64 would cost a scan half as much again
+_COMPARED_FRAMES = frozenset({0, 7})
 _MAX_COMPARED = 10  # those, and frames of packets that follow an access point closely, where mistakes would show
 
 
@@ -57,6 +64,8 @@ class _Reading:
     """What AVI's header counts: packets, and the empty ones that stand for dropped frames, which FFmpeg passes over."""
     is_self_contained: bool = True
     """Packets mean the same without those before their keyframe."""
+    has_tables: bool = False
+    """The first packet, if a JPEG, brings Huffman tables."""
     changes_headers: bool = False
     """Some packets bring headers other than the first."""
     is_trimmed: bool = False
@@ -257,6 +266,9 @@ def _note(
         if codec == "mpeg4" and not reading.extradata:
             reading.extradata = mpeg4_headers(data)
         reading.is_self_contained = not decodes_by_encoder(codec, pixel_format, data)
+        reading.has_tables = has_huffman_tables(data)
+    if codec == "mjpeg" and has_huffman_tables(data) != reading.has_tables:
+        reading.is_self_contained = False  # some pictures use tables of others
     reading.offsets.append(_locate(fd, data, packet.pos, file_size))
     reading.sizes.append(len(data))
     reading.roles.append(packet_role(codec, data, reading.extradata))

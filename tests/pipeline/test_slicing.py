@@ -93,9 +93,10 @@ def encode(
     pixel_format: str = "yuv420p",
     colorspace: int = 2,
     color_range: int = 0,
+    options: dict[str, str] | None = None,
 ) -> None:
     with av.open(str(path), "w") as container:
-        options = dict(OPTIONS.get(stream.encoder, {}))
+        options = dict(options or OPTIONS.get(stream.encoder, {}))
         if stream.options:
             options[f"{stream.encoder.removeprefix('lib')}-params"] = stream.options
         out = container.add_stream(stream.encoder, rate=Fraction(fps), options=options)
@@ -211,6 +212,27 @@ def test_headers_that_change_midway_are_minded(encoded: Callable[[Stream], Path]
         with av.open(str(path)) as container:
             rgb = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
         np.testing.assert_array_equal(decode_clip(record, wanted, box, False, (96, 72)), rgb[wanted])
+
+
+def test_jpegs_without_tables_of_their_own_are_cut_unless_they_use_those_of_others(tmp_path: Path) -> None:
+    source = tmp_path / "source.avi"
+    encode(source, Stream("mjpeg", ".avi", set()), moving_frames(12), options={"huffman": "default"})
+
+    def bare(data: bytes) -> bytes:
+        at = data.index(b"\xff\xc4")
+        return data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
+
+    packets = packets_of(source)
+    for name, changed, sliceable in (
+        ("none", [bare(data) for data in packets], True),
+        ("first", [packets[0], *(bare(data) for data in packets[1:])], False),
+    ):
+        remux(source, tmp_path / f"{name}.avi", changed)
+        record, whole = scan(tmp_path / f"{name}.avi"), all_frames(tmp_path / f"{name}.avi")
+        assert record.sliceable == sliceable
+        np.testing.assert_array_equal(whole, all_frames(source))
+        if sliceable:
+            assert_same(record, whole, np.array([2, 7, 11]))
 
 
 def test_h264_that_is_decoded_by_its_encoders_name_is_not_cut(tmp_path: Path) -> None:
