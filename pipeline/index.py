@@ -354,7 +354,10 @@ def _stat(root: Path, path: str) -> tuple[int, int] | None:
 
 
 def index_folder(
-    root: Annotated[Path, tyro.conf.Positional], *, index: Path | None = None, num_workers: int | None = None
+    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")],
+    *,
+    index: Path | None = None,
+    num_workers: int | None = None,
 ) -> None:
     """Index a folder of videos ahead of training, or bring its index up to date.
 

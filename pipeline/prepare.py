@@ -53,8 +53,8 @@ class _Job(NamedTuple):
 
 
 def prepare(
-    src: Annotated[Path, tyro.conf.Positional],
-    dst: Annotated[Path, tyro.conf.Positional],
+    src: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")],
+    dst: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")],
     *,
     codec: Literal["auto", "h264", "vp8", "vp9", "mjpeg"] = "auto",
     short_side: int = 256,

@@ -223,7 +223,7 @@ _DATA = DataOptions()
 
 
 def show(
-    root: Annotated[Path, tyro.conf.Positional],
+    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")],
     *,
     out: Path = Path("clips.png"),
     num_clips: int = 4,
