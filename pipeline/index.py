@@ -146,6 +146,21 @@ class VideoIndex:
         turned = np.isin(self._columns["rotation"], (90, 270))
         return np.where(turned[:, None], stored[:, ::-1], stored)
 
+    def kinds(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sort videos by what a decoder has to cope with: codec, pixel format, rotation, and how they may be cut.
+
+        Args:
+            rows: (N,) rows.
+
+        Returns:
+            (K,) the first row of each kind, in the order they come in, and (K,) how many of the rows are of it.
+        """
+        names = ("codec", "pixel_format", "rotation", "sliceable", "joinable")
+        traits = np.stack([self._columns[name][rows] for name in names], axis=1)
+        _, first, counts = np.unique(traits, axis=0, return_index=True, return_counts=True)
+        order = np.argsort(first)
+        return rows[first[order]], counts[order]
+
     @classmethod
     def build(
         cls,

@@ -292,15 +292,18 @@ def choose_decoder(index: VideoIndex, rows: np.ndarray, decoder: str, device: st
         raise InputError(f"unknown decoder {decoder!r}: choose auto, ffmpeg or dali")
     if decoder == "ffmpeg" or (decoder == "auto" and device_type == "cpu"):
         return "ffmpeg"
-    refused = [(row, why) for row in rows if (why := dali_refusal(index[int(row)], device_type))]
+    kinds, counts = index.kinds(rows)
+    refusals = [dali_refusal(index[row], device_type) for row in kinds.tolist()]
+    refused = [(row, num, why) for row, num, why in zip(kinds, counts, refusals, strict=True) if why]
     if not refused:
         reason = reason_against_slices(index, rows, device)
         if reason is None:
             return "dali"
         log.warning("%s", reason)
         return "ffmpeg"
-    row, why = refused[0]
-    message = f"DALI cannot decode {len(refused)} of {len(rows)} videos here ({index.paths[int(row)]}: {why})"
+    row, _, why = refused[0]
+    num_refused = sum(num for _, num, _ in refused)
+    message = f"DALI cannot decode {num_refused} of {len(rows)} videos here ({index.paths[row]}: {why})"
     if decoder == "dali":
         raise InputError(f"{message}: choose the decoder ffmpeg or convert them")
     log.warning("%s: all are decoded by FFmpeg on the CPU instead", message)

@@ -51,11 +51,14 @@ def reason_against_slices(index: VideoIndex, rows: np.ndarray, device: str) -> s
         rows: those that will be decoded.
         device: "cpu", "cuda" or "cuda:N".
     """
-    checked: set[str] = set()
+    kinds = (index[row] for row in index.kinds(rows)[0].tolist())
+    unchecked = {record.codec for record in kinds if record.joinable}
     unreadable: dict[str, int] = {}
     for row in rows.tolist():
+        if not unchecked:
+            break
         record = index[row]
-        if record.codec in checked or not record.joinable:
+        if record.codec not in unchecked or not record.joinable:
             continue
         try:
             if not slices_decode_alike(record, device):
@@ -64,7 +67,7 @@ def reason_against_slices(index: VideoIndex, rows: np.ndarray, device: str) -> s
             unreadable[record.codec] = unreadable.get(record.codec, 0) + 1
             if unreadable[record.codec] < _MAX_UNREADABLE:
                 continue
-        checked.add(record.codec)
+        unchecked.remove(record.codec)
     return None
 
 

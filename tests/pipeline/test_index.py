@@ -305,3 +305,12 @@ def test_links_are_followed_but_never_in_circles(folder: Path) -> None:
     (folder / "a/loop").symlink_to(folder)
     found = find_videos(folder)
     assert len(found) == len(set(found)) == 5
+
+
+def test_kinds_are_told_apart_by_what_decoders_care_about(small_index: VideoIndex) -> None:
+    rows = np.arange(1, len(small_index))
+    kinds, counts = small_index.kinds(rows)
+    records = [small_index[row] for row in rows.tolist()]
+    traits = [(r.codec, r.pixel_format, r.rotation, r.sliceable, r.joinable) for r in records]
+    assert [rows.tolist().index(row) for row in kinds.tolist()] == [traits.index(t) for t in dict.fromkeys(traits)]
+    assert counts.tolist() == [traits.count(t) for t in dict.fromkeys(traits)]
