@@ -91,13 +91,13 @@ def _serve(connection: Connection, make: Callable[..., Iterator[int]]) -> None:
 
 
 def _measure(clips: Iterator[int], warmup_clips: int, seconds: float) -> Speed:
-    """The clock starts and stops where a batch arrives, so that what is made ahead at either end evens out."""
+    """The clock starts and stops where clips arrive, so that what is made ahead at either end evens out."""
     try:
         made = 0
         while made < warmup_clips:
             made += next(clips)
         made, wall, cpu = 0, time.perf_counter(), cpu_s()
-        while time.perf_counter() - wall < seconds:
+        while not made or time.perf_counter() - wall < seconds:
             made += next(clips)
         wall, cpu = time.perf_counter() - wall, cpu_s() - cpu
     finally:
