@@ -155,18 +155,22 @@ def _take_turns(
 
 
 def make_clips_of(name: str, index_path: Path) -> Iterator[int]:
-    """Run a loader without end, and say of each batch how many clips it has."""
+    """Run a loader without end, and say how many clips have come.
+
+    Workers make whole batches, side by side, so a peer's batches come in bunches, one of each worker.  Where the clock
+    stopped between two of a bunch, the work for both would be there and the clips of one: bunches are counted whole.
+    """
     index = VideoIndex.load(index_path)
     module = import_module(f"benchmarks.peer_loaders.{name}")
     if name == OURS:
-        batches = module.batches(index)
+        bunch, batches = 1, module.batches(index)
     else:
-        from benchmarks.peer_loaders.common import draw_samples
+        from benchmarks.peer_loaders.common import NUM_WORKERS, draw_samples
 
-        batches = module.batches(draw_samples(index, _NUM_SAMPLES))
+        bunch, batches = NUM_WORKERS, module.batches(draw_samples(index, _NUM_SAMPLES))
     try:
-        for batch in batches:
-            yield len(batch[0])
+        while True:
+            yield sum(len(next(batches)[0]) for _ in range(bunch))
     finally:
         batches.close()
 

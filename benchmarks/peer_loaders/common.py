@@ -29,7 +29,7 @@ from pipeline.strong import (
     cutout_side,
 )
 
-BATCH_SIZE = 8
+BATCH_SIZE = 4
 NUM_WORKERS = 2
 CLIP_LEN = 8
 SIZE = 224
