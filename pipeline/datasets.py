@@ -50,8 +50,7 @@ class DataOptions:
     format: Format = "auto"
     """Whose rules the folder follows; auto looks for the annotation files of the known data sets."""
     annotations: Path | None = None
-    """Folder of the annotation files (classInd.txt, *_test_split1.txt, train.csv); None looks in --data.root and in
-    the sub-folders they are usually unpacked to."""
+    """Folder of classInd.txt, *_test_split1.txt or train.csv; None looks in the root and its usual sub-folders."""
     split: int = 1
     """Which of the three splits of UCF-101 or HMDB-51."""
     hmdb_unused: bool = False

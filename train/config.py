@@ -94,8 +94,7 @@ class DataConfig(DataOptions):
     """Which videos, how many labels, and what a clip is."""
 
     root: Path = Path("data")
-    """Folder of the videos: with one sub-folder per class, or such folders under train/ and val/, or a known data set
-    with its annotation files."""
+    """Folder of the videos: one sub-folder per class, perhaps under train/ and val/, or a known data set."""
     index: Path | None = None
     """File that keeps what is known of the videos, shared by runs; brought up to date by each. None: the run's own."""
     clip_len: int = 8
