@@ -210,19 +210,23 @@ def test_dali_decoder_can_be_chosen_and_is_refused_where_it_cannot(small_index: 
 
 
 def test_no_thread_is_left_behind(small_index: VideoIndex) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())  # of other tests, which may end meanwhile
+
+    def left() -> set[threading.Thread]:
+        return set(threading.enumerate()) - before
+
     loader = make_loader(small_index)
     next(loader)
-    assert threading.active_count() > before
+    assert left()
     loader.close()
-    assert threading.active_count() == before
+    assert not left()
     next(loader)
     del loader  # nobody has to remember to close it
     gc.collect()
     deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
+    while left() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert threading.active_count() == before
+    assert not left()
 
 
 def test_errors_of_the_background_arrive_where_the_result_was_due() -> None:
