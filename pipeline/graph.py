@@ -21,9 +21,10 @@ from torch.utils.dlpack import from_dlpack
 from pipeline.batch import Views
 from pipeline.decode import decode_clip
 from pipeline.errors import BadVideo
+from pipeline.matroska import to_matroska
 from pipeline.plan import TG_FORMS, ClipPlan
 from pipeline.record import VideoRecord
-from pipeline.slicing import slice_clip, to_ivf
+from pipeline.slicing import slice_clip
 from pipeline.strong import strong_inputs, strong_parameters, strong_view
 
 DECODERS = ("ffmpeg", "dali")
@@ -141,15 +142,17 @@ def dali_refusal(record: VideoRecord, device_type: str) -> str | None:
         return f"pixel format {record.pixel_format}"
     if record.rotation:
         return f"rotation by {record.rotation} degrees"
+    if record.sliceable and not record.joinable:
+        return "a clip's packets do not make a stream for it: some show no frame, or it starts in the midst of things"
     return None
 
 
 def _dali_inputs(record: VideoRecord, numbers: np.ndarray, plan: ClipPlan) -> Sample:
     """Bytes to decode, frames to keep, and the crop as corners of a region; a region from right to left is a flip."""
     if record.sliceable:
-        clip = slice_clip(record, numbers)
-        stream = to_ivf(record, clip)
-        numbers = np.searchsorted(clip.shown[clip.shown >= 0], numbers)
+        clip = slice_clip(record, numbers, closed=True)
+        stream = to_matroska(record, clip)
+        numbers = np.searchsorted(np.sort(clip.frames[clip.frames >= 0]), numbers)
     else:
         try:
             stream = np.frombuffer(Path(record.path).read_bytes(), np.uint8)

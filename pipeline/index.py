@@ -36,22 +36,25 @@ __all__ = ["VIDEO_SUFFIXES", "VideoIndex", "VideoRecord", "find_videos", "scan"]
 FILE_NAME = ".index"
 """Where ``python -m pipeline.index`` puts a folder's index: in the folder itself, hidden from those who list it."""
 
-_MAGIC = b"TGINDEX1"
+_MAGIC = b"TGINDEX2"
 
 # Columns with one number a video.
 _NUMBERS = {
+    "colorspace": np.int16,
+    "color_range": np.int16,
     "width": np.int32,
     "height": np.int32,
     "rotation": np.int16,
     "fps": np.float64,
     "num_frames": np.int64,
     "sliceable": np.bool_,
+    "joinable": np.bool_,
     "stream": np.int16,
     "file_size": np.int64,
     "mtime_ns": np.int64,
 }
-_PER_PACKET = {"offsets": np.int64, "sizes": np.int32, "keyframes": np.bool_, "shown": np.bool_}
-_NAMES = ("codec", "pixel_format")
+_PER_PACKET = {"offsets": np.int64, "sizes": np.int32, "roles": np.int8, "frames": np.int32}
+_NAMES = ("codec", "codec_tag", "pixel_format")
 # A video's packets and extradata are its table.  Tables lie one after the other, so that a record takes one read of a
 # few kilobytes; they are 1.3 GB at 250,000 videos of 300 packets and stay in the file.  All else is 40 MB.
 _PACKET = np.dtype([*_PER_PACKET.items()])
@@ -103,7 +106,7 @@ class VideoIndex:
         self._columns = columns
         self._tables = tables
         self._folder = os.path.join(root, "")
-        self._names = names  # of codecs and pixel formats, by number
+        self._names = names  # of codecs, their tags and pixel formats, by number
         ends = columns["paths_end"].tolist()
         text = columns["paths"].tobytes()
         self.paths = [os.fsdecode(text[a:b]) for a, b in zip([0, *ends], ends, strict=False)]

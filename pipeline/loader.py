@@ -28,6 +28,7 @@ from pipeline.index import VideoIndex
 from pipeline.plan import ClipSpec
 from pipeline.quarantine import BadSamples, GuardedGraph, Quarantine
 from pipeline.stream import ClipStream, PlannedClip
+from pipeline.verify import reason_against_slices
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +273,7 @@ def _assemble(
 
 
 def choose_decoder(index: VideoIndex, rows: np.ndarray, decoder: str, device: str) -> str:
-    """Settle "auto", and refuse a decoder that cannot take the videos.
+    """Settle "auto", and refuse a decoder that cannot take the videos; one that fails its check is warned of.
 
     Args:
         index: the videos.
@@ -293,7 +294,11 @@ def choose_decoder(index: VideoIndex, rows: np.ndarray, decoder: str, device: st
         return "ffmpeg"
     refused = [(row, why) for row in rows if (why := dali_refusal(index[int(row)], device_type))]
     if not refused:
-        return "dali"
+        reason = reason_against_slices(index, rows, device)
+        if reason is None:
+            return "dali"
+        log.warning("%s", reason)
+        return "ffmpeg"
     row, why = refused[0]
     message = f"DALI cannot decode {len(refused)} of {len(rows)} videos here ({index.paths[int(row)]}: {why})"
     if decoder == "dali":

@@ -32,7 +32,7 @@ _MIN_FRAME_PX = 72  # smaller frames are enlarged by whole factors
 _LEFT, _TITLE, _CAPTION = 100, 24, 14  # pixels for the names of rows, for the title of a clip, for captions of frames
 _CHARACTER_PX = 6.5  # of the widest texts; longer titles are cut
 _BOX_COLOR = (255, 60, 0)
-_BOX_PX = 2
+_BOX_SHARE = 1 / 60  # thickness of the box's lines, of the frame's height; 2 pixels at least
 _MAX_ASPECT = 2  # wider source frames are drawn lower than the views
 
 
@@ -145,11 +145,12 @@ def _source_strip(record: VideoRecord, plan: ClipPlan, height: int) -> _Strip:
     x, y, width, box_height = plan.box
     left, right = (min(round(at * scale), size[0]) for at in (x, x + width))
     top, bottom = (min(round(at * scale), size[1]) for at in (y, y + box_height))
+    line = max(2, round(size[1] * _BOX_SHARE))
     for rows, columns in (
-        (slice(top, top + _BOX_PX), slice(left, right)),
-        (slice(max(0, bottom - _BOX_PX), bottom), slice(left, right)),
-        (slice(top, bottom), slice(left, left + _BOX_PX)),
-        (slice(top, bottom), slice(max(0, right - _BOX_PX), right)),
+        (slice(top, top + line), slice(left, right)),
+        (slice(max(0, bottom - line), bottom), slice(left, right)),
+        (slice(top, bottom), slice(left, left + line)),
+        (slice(top, bottom), slice(max(0, right - line), right)),
     ):
         frames[:, rows, columns] = _BOX_COLOR
     return _Strip("source", list(frames), [f"frame {number}" for number in plan.frames])

@@ -1,79 +1,121 @@
 """From the frames a clip needs to the packets that yield them, and no others.
 
-Works for ``sliceable`` records, whose frames leave the decoder in packet order: a frame needs its own packet and those
-before it, back to the keyframe.  GOPs a clip does not touch are neither read nor decoded, so a clip of 16 frames out
-of 300 costs 16 to 60 decoded frames.  Left to others: decoding (:mod:`pipeline.decode` by FFmpeg, :mod:`pipeline.graph`
-by DALI) and records that cannot be sliced (they are decoded from the whole file).
+Works for ``sliceable`` records.  A frame needs its own packet and those before it, back to one where decoding can
+start; packets that nothing refers to are left out where their own frame is not wanted, and GOPs a clip does not touch
+are neither read nor decoded.  Packets come in runs, each to be decoded by itself.
+
+Promises: nothing is read outside the file, whatever the packet table says.  Left to others: decoding
+(:mod:`pipeline.decode` by FFmpeg, :mod:`pipeline.graph` by DALI) and records that cannot be sliced (they are decoded
+from the whole file).
 """
 
 import os
-import struct
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.errors import BadVideo
-from pipeline.record import VideoRecord
+from pipeline.record import CLOSED, DISPOSABLE, OPEN, VideoRecord
 
-IVF_FOURCC = {"h264": b"H264", "mjpeg": b"MJPG", "vp8": b"VP80", "vp9": b"VP90"}
-_START_CODE = b"\0\0\0\1"
+_MAX_GAP = 16 * 1024  # bytes of sound between two packets that are cheaper to read than to skip
 
 
 class PacketSlice(NamedTuple):
     """The packets of one clip.
 
     Attributes:
-        packets: payloads in decoding order, each GOP beginning with its keyframe.
-        shown: for each packet, the number of the frame it yields in the whole video, or -1 where it yields none.
+        packets: payloads in decoding order.
+        frames: (M,) for each packet, the number of the frame it yields in the whole video, or -1 where it yields none.
+        first: (M,) bool: the packet begins a run, which a decoder takes with no memory of the runs before.
     """
 
-    packets: list[bytes]
-    shown: np.ndarray
+    packets: list[memoryview]
+    frames: np.ndarray
+    first: np.ndarray
 
 
-def needed_packets(record: VideoRecord, frames: np.ndarray) -> np.ndarray:
+def needed_packets(record: VideoRecord, frames: np.ndarray, *, closed: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Packets that decoding the given frames takes.
 
     Args:
         record: a sliceable record.
         frames: (N,) frame numbers in [0, num_frames), any order, repeats allowed.
+        closed: start runs at CLOSED packets only, so that a decoder which does not know of runs decodes them too.
 
     Returns:
-        (M,) int64 packet numbers, ascending.
+        (M,) int64 packet numbers, ascending, and (M,) bool, whether a run begins there.
+
+    Raises:
+        BadVideo: the packet table does not hold the frames.
     """
     assert record.sliceable and frames.min() >= 0 and frames.max() < record.num_frames, (record.path, frames)
-    last = np.flatnonzero(record.shown)[np.unique(frames)]
-    keyframes = np.flatnonzero(record.keyframes)
-    first = keyframes[np.searchsorted(keyframes, last, side="right") - 1]
-    # Frames of one GOP share its beginning: the longest run from each keyframe covers the shorter ones.
-    last_of_gop = dict(zip(first.tolist(), last.tolist(), strict=True))
-    return np.concatenate([np.arange(start, stop + 1) for start, stop in last_of_gop.items()])
+    marks = np.zeros(record.num_frames + 2, bool)  # one more at each end, for whatever else a damaged table may hold
+    marks[frames + 1] = True
+    is_wanted = marks.take(record.frames + 1, mode="clip")
+    last = np.flatnonzero(is_wanted)
+    if len(last) != np.count_nonzero(marks):
+        raise BadVideo(record.path, "its packet table is damaged: index it again")
+    start, stop = _starts(record, last, closed), last + 1
+    # Packets that yield no frame belong to the one before: the second field of a picture, a placeholder.
+    yields = record.frames >= 0
+    if not yields.all():
+        yielding = np.append(np.flatnonzero(yields), len(yields))
+        stop = yielding[np.searchsorted(yielding, last, side="right")]
+        is_wanted = is_wanted | ~yields | ~np.append(yields[1:], True)
+    if len(start) > 1 and (start[1:] < start[:-1]).any():
+        order = np.argsort(start, kind="stable")
+        start, stop = start[order], np.maximum.accumulate(stop[order])
+    apart = np.flatnonzero(start[1:] > stop[:-1])
+    first, length = start[np.append(0, apart + 1)], stop[np.append(apart, -1)]
+    length = length - first
+    run = np.repeat(np.arange(len(first)), length)
+    needed = np.arange(len(run)) + (first - np.cumsum(length) + length)[run]
+    kept = is_wanted[needed] | (record.roles[needed] != DISPOSABLE)
+    run = run[kept]
+    return needed[kept], np.append(True, run[1:] > run[:-1])
 
 
-def slice_clip(record: VideoRecord, frames: np.ndarray) -> PacketSlice:
+def _starts(record: VideoRecord, last: np.ndarray, closed: bool) -> np.ndarray:
+    """The packet from which to decode for each of the packets whose frames are wanted.
+
+    Frames displayed before an OPEN packet's own cannot be decoded from there, though they come after it; from packet 0
+    everything is decoded as in the whole file.
+    """
+    at = np.flatnonzero(record.roles >= (CLOSED if closed else OPEN))
+    at = at if len(at) and at[0] == 0 else np.append(0, at)
+    nth = np.searchsorted(at, last, side="right") - 1
+    while True:
+        leading = (record.roles[at[nth]] == OPEN) & (record.frames[at[nth]] > record.frames[last]) & (nth > 0)
+        if not leading.any():
+            return at[nth]
+        nth = nth - leading
+
+
+def slice_clip(record: VideoRecord, frames: np.ndarray, *, closed: bool = False) -> PacketSlice:
     """Read the packets that decoding the given frames takes.
 
     Args:
         record: a sliceable record.
         frames: (N,) frame numbers in [0, num_frames), any order, repeats allowed.
+        closed: start runs at CLOSED packets only, so that a decoder which does not know of runs decodes them too.
 
     Raises:
-        BadVideo: the file is gone, unreadable, or has changed since it was scanned.
+        BadVideo: the file is gone, unreadable, or has changed since it was scanned, or its packet table is damaged.
     """
-    wanted = needed_packets(record, frames)
+    needed, first = needed_packets(record, frames, closed=closed)
     try:
         fd = os.open(record.path, os.O_RDONLY)
     except OSError as error:
         raise BadVideo(record.path, f"cannot be opened any more: {error.strerror}") from error
     try:
         check_unchanged(record, os.fstat(fd))
-        packets = [os.pread(fd, int(record.sizes[i]), int(record.offsets[i])) for i in wanted]
+        packets = _read(fd, record, record.offsets[needed], record.sizes[needed].astype(np.int64))
     except OSError as error:
         raise BadVideo(record.path, f"cannot be read: {error.strerror}") from error
     finally:
         os.close(fd)
-    frame_of_packet = np.where(record.shown, np.cumsum(record.shown) - 1, -1)
-    return PacketSlice(packets, frame_of_packet[wanted])
+    return PacketSlice(packets, record.frames[needed], first)
 
 
 def check_unchanged(record: VideoRecord, stat: os.stat_result) -> None:
@@ -82,44 +124,19 @@ def check_unchanged(record: VideoRecord, stat: os.stat_result) -> None:
         raise BadVideo(record.path, "has changed since it was indexed; index it again")
 
 
-def to_ivf(record: VideoRecord, clip: PacketSlice) -> np.ndarray:
-    """The slice as an IVF stream, which DALI's decoders take from memory.
-
-    H.264 goes in as Annex B with its parameter sets before every packet, since IVF has no place for headers.
-
-    Returns:
-        (num_bytes,) uint8.
-    """
-    header = b""
-    prefix = 0
-    if record.codec == "h264" and record.extradata[:1] == b"\x01":
-        header, prefix = _parameter_sets(record.extradata), (record.extradata[4] & 3) + 1
-    fourcc = IVF_FOURCC[record.codec]
-    size = (record.width, record.height)
-    stream = bytearray(struct.pack("<4sHH4sHHIIII", b"DKIF", 0, 32, fourcc, *size, 25, 1, len(clip.packets), 0))
-    for time, packet in enumerate(clip.packets):
-        payload = header + _annex_b(packet, prefix) if prefix else packet
-        stream += struct.pack("<IQ", len(payload), time) + payload
-    return np.frombuffer(stream, np.uint8)
-
-
-def _parameter_sets(avcc: bytes) -> bytes:
-    """SPS and PPS of an avcC box (ISO/IEC 14496-15 §5.3.3.1) as Annex B."""
-    out, at = b"", 5
-    for mask in (0x1F, 0xFF):
-        count, at = avcc[at] & mask, at + 1
-        for _ in range(count):
-            size = int.from_bytes(avcc[at : at + 2], "big")
-            out += _START_CODE + avcc[at + 2 : at + 2 + size]
-            at += 2 + size
-    return out
-
-
-def _annex_b(packet: bytes, prefix: int) -> bytes:
-    """Length-prefixed NAL units with start codes in place of their lengths."""
-    units, at = [], 0
-    while at + prefix <= len(packet):
-        size = int.from_bytes(packet[at : at + prefix], "big")
-        units += [_START_CODE, packet[at + prefix : at + prefix + size]]
-        at += prefix + size
-    return b"".join(units)
+def _read(fd: int, record: VideoRecord, offsets: np.ndarray, sizes: np.ndarray) -> list[memoryview]:
+    """The packets, those close together in one go."""
+    if (offsets < 0).any() or (sizes <= 0).any() or (sizes > record.file_size - offsets).any():
+        raise BadVideo(record.path, "its packet table is damaged: index it again")
+    ends = offsets + sizes
+    gaps = offsets[1:] - ends[:-1]
+    breaks = np.flatnonzero((gaps < 0) | (gaps > _MAX_GAP)) + 1
+    packets: list[memoryview] = []
+    for a, b in pairwise([0, *breaks.tolist(), len(offsets)]):
+        base, length = int(offsets[a]), int(ends[b - 1] - offsets[a])
+        block = memoryview(os.pread(fd, length, base))
+        if len(block) < length:
+            raise BadVideo(record.path, "became shorter while it was read")
+        spans = zip((offsets[a:b] - base).tolist(), (ends[a:b] - base).tolist(), strict=True)
+        packets += [block[start:stop] for start, stop in spans]
+    return packets

@@ -32,10 +32,9 @@ from pipeline.errors import BadVideo
 from pipeline.record import VideoRecord
 from pipeline.scan import scan
 
-# Near transparent at 256 lines, on 15 surveillance and home videos, bytes a frame, PSNR against the scaled source, and
-# cpu-ms to decode, crop and scale a clip of 2 x 8 frames: h264 so 4,149, 39.1 dB, 20 ms (without fastdecode, which
-# turns off CABAC and the loop filter: 3,872, 39.3 dB, 36 ms); mjpeg 18,272, 38.2 dB, 19 ms; vp8 8,047, 40.9 dB, 40 ms;
-# vp9 5,566, 40.6 dB, 52 ms.
+# Near transparent at 256 lines.  On 15 surveillance and home videos, kB a frame, luma PSNR against the scaled source,
+# and cpu-ms to decode, crop and scale a clip of 2 x 8 frames: h264 so 4.1, 39.1 dB, 20; without fastdecode, which turns
+# off CABAC and the loop filter, 3.8, 39.3 dB, 36; mjpeg 18.3, 38.2 dB, 19; vp8 8.0, 40.9 dB, 40; vp9 5.4, 40.6 dB, 52.
 _H264_OPTIONS = {"crf": "20", "tune": "fastdecode"}
 CODECS = {
     name: ENCODERS[name]._replace(options={**ENCODERS[name].options, **(_H264_OPTIONS if name == "h264" else {})})

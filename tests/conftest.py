@@ -14,7 +14,8 @@ from pipeline.index import VideoIndex
 
 torch.set_num_threads(1)  # small tensors, and the machine may have few cores
 
-ODD_VIDEOS = Path(__file__).parents[2] / "shared" / "videos" / "odd"
+REAL_VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
+ODD_VIDEOS = REAL_VIDEOS / "odd"
 
 
 def moving_frames(num_frames: int = 40, width: int = 96, height: int = 72, seed: int = 0) -> np.ndarray:
@@ -81,3 +82,12 @@ def wait_until() -> Callable[..., None]:
             time.sleep(0.02)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def real_videos() -> list[Path]:
+    """H.264 as found in the wild, most with B-frames; not part of the project."""
+    folder = REAL_VIDEOS / "actions"
+    if not folder.is_dir():
+        pytest.skip(f"no collection of real videos at {folder}")
+    return sorted(folder.glob("*/*.mp4"))

@@ -1,6 +1,9 @@
 """The index keeps what a scan found, and refuses to be misread."""
 
+import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -10,9 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import InputError
-from pipeline.index import VideoIndex, find_videos
+from pipeline.errors import BadVideo, InputError
+from pipeline.files import find_videos
+from pipeline.index import FILE_NAME, VideoIndex, _Refused, _scan_one
 from pipeline.scan import scan
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -28,10 +34,21 @@ def folder(tmp_path: Path, video: Callable[..., Path]) -> Path:
     return root
 
 
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scan in this process, as starting others takes longest."""
+
+    def work(function, items, num_workers, crashed):  # type: ignore[no-untyped-def]
+        return [(item, function(item)) for item in items]
+
+    monkeypatch.setattr("pipeline.index.map_in_processes", work)
+
+
 def build(root: Path, previous: VideoIndex | None = None) -> VideoIndex:
     return VideoIndex.build(root, previous=previous, num_workers=1, progress=False)
 
 
+@pytest.mark.usefixtures("inline")
 def test_index_holds_every_record_and_every_refusal(folder: Path) -> None:
     index = build(folder)
     assert index.paths == ["a/one.avi", "b/drei é.mp4", "b/two (1).webm", "c/deep/-four.AVI"]
@@ -43,6 +60,7 @@ def test_index_holds_every_record_and_every_refusal(folder: Path) -> None:
             np.testing.assert_array_equal(getattr(got, field.name), getattr(expected, field.name), field.name)
 
 
+@pytest.mark.usefixtures("inline")
 def test_saved_index_is_the_same_when_loaded(folder: Path, tmp_path: Path) -> None:
     index = build(folder)
     index.save(tmp_path / "index")
@@ -52,6 +70,170 @@ def test_saved_index_is_the_same_when_loaded(folder: Path, tmp_path: Path) -> No
         for field in fields(index[row]):
             np.testing.assert_array_equal(getattr(loaded[row], field.name), getattr(index[row], field.name))
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("index")] == ["index"]
+
+
+def contents(path: Path, index: VideoIndex) -> bytes:
+    index.save(path)
+    return path.read_bytes()
+
+
+def test_index_has_the_same_bytes_however_it_came_about(
+    folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    two = contents(tmp_path / "two", VideoIndex.build(folder, num_workers=2, progress=False))
+    request.getfixturevalue("inline")
+    assert contents(tmp_path / "alone", build(folder)) == two
+    assert contents(tmp_path / "loaded", VideoIndex.load(tmp_path / "alone")) == two
+    new = folder / "a/one.avi"
+    new.rename(tmp_path / "aside.avi")
+    fewer = build(folder)
+    (tmp_path / "aside.avi").rename(new)
+    assert contents(tmp_path / "grown", build(folder, fewer)) == two
+
+
+@pytest.mark.usefixtures("inline")
+def test_an_interrupted_scan_is_taken_up_where_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned: list[str] = []
+    stop_after = 3
+
+    def note(root: Path, paths: list[str], num_workers: int, progress: bool):  # type: ignore[no-untyped-def]
+        for path in paths:
+            if len(scanned) == stop_after:
+                raise KeyboardInterrupt
+            scanned.append(path)
+            yield path, _scan_one(str(root / path))
+
+    whole = contents(tmp_path / "whole", build(folder))
+    monkeypatch.setattr("pipeline.index._scan_all", note)
+    partial = tmp_path / "new folder/index.partial"
+    with pytest.raises(KeyboardInterrupt):
+        VideoIndex.build(folder, partial=partial)
+    stop_after = 5
+    index = VideoIndex.build(folder, partial=partial)
+    assert len(scanned) == len(set(scanned)) == 5
+    assert contents(tmp_path / "index", index) == whole
+
+    # What is killed outright has saved on the way, too.
+    scanned.clear()
+    partial.unlink()
+    monkeypatch.setattr("pipeline.index._SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr("pipeline.index._SAVING_SHARE", 1e9)
+    stop_after = 2
+    monkeypatch.setattr(VideoIndex, "save", save_or_die(2))
+    with pytest.raises(MemoryError):
+        VideoIndex.build(folder, partial=partial)
+    assert len(VideoIndex.load(partial)) + len(VideoIndex.load(partial).refused) == 1
+
+
+def save_or_die(times: int):  # type: ignore[no-untyped-def]
+    """VideoIndex.save as it is, until it is called for that time."""
+    save, count = VideoIndex.save, iter(range(1, times + 9))
+
+    def saving(index: VideoIndex, path: Path) -> None:
+        if next(count) >= times:
+            raise MemoryError
+        save(index, path)
+
+    return saving
+
+
+@pytest.mark.usefixtures("inline")
+def test_refused_files_are_read_again_only_when_they_change(
+    folder: Path, video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = build(folder)
+    assert build(folder, index) is index
+    (folder / "b/broken.mp4").write_bytes(video("h264").read_bytes())
+    assert index.changed() == {"b/broken.mp4": "changed"}
+    repaired = build(folder, index)
+    assert "b/broken.mp4" in repaired.paths and not repaired.refused
+
+    def unreadable(path: str) -> None:
+        raise BadVideo(path, "cannot be read: Permission denied") from PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pipeline.index.scan", unreadable)
+    assert _scan_one("x.mp4") == _Refused("cannot be read: Permission denied", lasting=False)
+
+
+@pytest.mark.usefixtures("inline")
+def test_refresh_keeps_one_file_up_to_date(folder: Path, tmp_path: Path, video: Callable[..., Path]) -> None:
+    path = folder / FILE_NAME
+    first = VideoIndex.refresh(path, folder, num_workers=1, progress=False)
+    assert build(folder).paths == first.paths  # found where it is by default, and not taken for a video
+    stamp = path.stat().st_mtime_ns
+    VideoIndex.refresh(path, folder, num_workers=1, progress=False)
+    assert path.stat().st_mtime_ns == stamp
+    (folder / "a/more.avi").write_bytes(video("mjpeg").read_bytes())
+    assert len(VideoIndex.refresh(path, folder, num_workers=1, progress=False)) == len(first) + 1
+    assert len(VideoIndex.load(path)) == len(first) + 1
+    with pytest.raises(InputError, match="is the index of"):
+        VideoIndex.refresh(path, tmp_path)
+    with pytest.raises(InputError, match="cannot be written there"):
+        VideoIndex.refresh(tmp_path / "nowhere/index", folder)
+
+
+def test_program_says_what_it_found(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.index", str(folder), "--num-workers", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "refused: b/broken.mp4: not a video" in done.stdout
+    assert "4 videos of 160 frames, 1 files refused" in done.stdout
+    assert len(VideoIndex.load(folder / FILE_NAME)) == 4
+    done = subprocess.run([*command, "--index", str(folder / "a/one.avi")], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "one.avi is not an index" in done.stderr
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_flipped_bits_go_unseen(data: st.DataObject, small_index: VideoIndex, tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    small_index.save(path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    try:
+        index = VideoIndex.load(path)
+    except InputError:
+        return
+    for row in range(len(small_index)):
+        with contextlib.suppress(BadVideo):
+            got = index[row]
+            for field in fields(got):
+                np.testing.assert_array_equal(getattr(got, field.name), getattr(small_index[row], field.name))
+
+
+def test_an_index_cut_short_while_open_costs_its_videos_only(small_index: VideoIndex, tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    small_index.save(path)
+    index = VideoIndex.load(path)
+    os.truncate(path, path.stat().st_size - 100)
+    assert index[0].path == small_index[0].path
+    with pytest.raises(BadVideo, match="delete the index"):
+        index[len(index) - 1]
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_damaged_record_is_scanned_again(folder: Path, tmp_path: Path) -> None:
+    index = build(folder)
+    path = tmp_path / "index"
+    index.save(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    (folder / "b/broken.mp4").unlink()  # something has to change: an index that is up to date is not read through
+    renewed = build(folder, VideoIndex.load(path))
+    for row in range(len(index)):
+        np.testing.assert_array_equal(renewed[row].offsets, index[row].offsets)
+
+
+def test_columns_are_those_of_the_records(small_index: VideoIndex) -> None:
+    for row in range(len(small_index)):
+        assert small_index.num_frames[row] == small_index[row].num_frames
+        assert tuple(small_index.display_sizes[row]) == small_index[row].display_size
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -71,6 +253,7 @@ def test_cut_or_damaged_index_is_refused(data: st.DataObject, small_index: Video
         VideoIndex.load(path)
 
 
+@pytest.mark.usefixtures("inline")
 def test_changes_on_disk_are_noticed_and_only_they_are_scanned_again(
     folder: Path, video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +289,7 @@ def dies_of_broken(path: str):  # type: ignore[no-untyped-def]
     return scan(path)
 
 
+@pytest.mark.usefixtures("inline")
 def test_folder_without_usable_videos_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a folder"):
         VideoIndex.build(tmp_path / "nowhere", progress=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.index import _NUMBERS, _PACKET, VideoIndex
+from pipeline.index import _NAMES, _NUMBERS, _PACKET, VideoIndex
 
 NUM_VIDEOS, NUM_PACKETS = 250_000, 300
 
@@ -60,7 +60,7 @@ def large_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     columns: dict[str, np.ndarray] = {
         name: rng.integers(0, 2, NUM_VIDEOS).astype(dtype) for name, dtype in _NUMBERS.items()
     }
-    columns |= {name: np.zeros(NUM_VIDEOS, np.int16) for name in ("codec", "pixel_format")}
+    columns |= {name: np.zeros(NUM_VIDEOS, np.int16) for name in _NAMES}
     names = [b"train/some class of actions/abcdefghijk_%06d_%06d.mp4" % (i, i + 10) for i in range(NUM_VIDEOS)]
     table = bytes(NUM_PACKETS * _PACKET.itemsize + 40)
     columns["paths"] = np.frombuffer(b"".join(names), np.uint8)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.encode import write_video
 from pipeline.errors import BadVideo
+from pipeline.record import CLOSED
 from pipeline.scan import scan
 from pipeline.transcode import CODECS, Options, regular_clock, target_size, transcode
 from tests.conftest import moving_frames
@@ -68,7 +69,7 @@ def test_result_has_the_form_that_is_cut_cheaply(codec: str, video: Callable[...
     assert record.sliceable
     assert (record.codec, record.display_size, record.num_frames, record.fps) == (codec, (128, 96), 30, 25)
     assert record.pixel_format == CODECS[codec].pixel_format
-    assert record.keyframes.tolist() == [codec == "mjpeg" or number % 8 == 0 for number in range(30)]
+    assert (record.roles == CLOSED).tolist() == [codec == "mjpeg" or number % 8 == 0 for number in range(30)]
     with av.open(str(result)) as container:
         assert [stream.type for stream in container.streams] == ["video"]
         assert not container.streams.video[0].codec_context.has_b_frames
@@ -127,7 +128,7 @@ def test_whatever_the_timestamps_results_stay_within_twice_the_source(gaps: list
     times = np.cumsum([0, *gaps])
     repeats, rate = regular_clock(times, MILLISECOND, Fraction(30), len(times))
     assert (repeats >= 0).all()
-    assert len(times) <= 2 * repeats.sum() <= 4 * len(times) + 2
+    assert len(times) // 2 <= int(repeats.sum()) <= 2 * len(times) + 1
     assert 0 < rate <= 480
 
 
@@ -142,7 +143,7 @@ def test_target_sizes_are_even_and_no_larger_than_asked(
 ) -> None:
     found = target_size(width, height, aspect, short_side)
     assert found[0] % 2 == found[1] % 2 == 0 and min(found) >= 2
-    assert min(found) <= max(2, short_side + 1)
+    assert min(found) <= short_side + 1
     assert found[0] <= max(2, float(width * aspect) + 1) and found[1] <= max(2, height + 1)
     if min(found) >= 16:
         assert found[0] / found[1] == pytest.approx(float(width * aspect / height), rel=0.15)

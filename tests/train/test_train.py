@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from pipeline.encode import write_video
+from pipeline.index import VideoIndex
 from tests.conftest import moving_frames
-from train.config import from_json
+from train.config import Config, DataConfig, RunConfig, from_json
 from train.evaluate import Accuracy
 from train.metrics import read_metrics
-from train.train import main
+from train.train import main, prepare_videos
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -145,6 +146,21 @@ def test_unusable_folders_are_one_line_and_nothing_is_written(
     assert message in error
     assert contents(tmp_path) == before
     assert not run_dir.exists()
+
+
+def test_a_shared_index_serves_runs_and_is_kept_up_to_date(tmp_path: Path) -> None:
+    for name in ("left/0.avi", "left/1.avi", "right/0.avi", "right/1.avi"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(tmp_path / "data" / name, moving_frames(4, 32, 32), "mjpeg")
+    shared = tmp_path / "shared.index"
+    data = DataConfig(root=tmp_path / "data", index=shared)
+    config = Config(run=RunConfig(dir=tmp_path / "run"), data=data)
+    assert len(prepare_videos(config).index) == 4
+    assert len(VideoIndex.load(shared)) == 4
+    write_video(tmp_path / "data/left/2.avi", moving_frames(4, 32, 32), "mjpeg")
+    assert len(prepare_videos(config).index) == 5
+    assert len(VideoIndex.load(shared)) == 5
+    assert not (tmp_path / "run").exists()
 
 
 def start(*words: str, script: bool = False) -> subprocess.Popen[str]:
