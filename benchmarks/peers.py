@@ -74,6 +74,7 @@ def run(benchmark: PeersBenchmark) -> int:
         InputError: a folder or an option is not usable.
     """
     console = Console()
+    console.width = max(console.width, 110)  # the table is not for folding, in a log file either
     folders = make_clips(benchmark.clips, benchmark.source)
     indexes = {kind: benchmark.clips / f"{kind}.index" for kind in KINDS}
     for kind, folder in folders.items():
