@@ -71,6 +71,7 @@ def run(options: GpuCheck) -> int:
         print(json.dumps({"benchmark": "gpu-check", "gpu": None, "findings": []}))
         return NO_GPU
     console = Console()
+    console.width = max(console.width, 110)  # the table is not for folding, in a log file either
     start = time.perf_counter()
     verdicts: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:

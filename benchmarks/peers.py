@@ -74,6 +74,7 @@ def run(benchmark: PeersBenchmark) -> int:
         InputError: a folder or an option is not usable.
     """
     console = Console()
+    console.width = max(console.width, 110)  # the table is not for folding, in a log file either
     folders = make_clips(benchmark.clips, benchmark.source)
     indexes = {kind: benchmark.clips / f"{kind}.index" for kind in KINDS}
     for kind, folder in folders.items():
@@ -190,10 +191,9 @@ def summarize(speeds: dict[Entrant, list[Speed]]) -> dict[str, dict[str, dict[st
             "cpu_ms_per_clip": median(speed.cpu_ms_per_clip for speed in measured),
         }
         if (kind, OURS) in speeds:
-            ours = speeds[kind, OURS]
-            row["ours_is_times_faster"] = median(
-                a.clips_per_s / b.clips_per_s for a, b in zip(ours, measured, strict=True)
-            )
+            pairs = list(zip(speeds[kind, OURS], measured, strict=True))
+            row["ours_is_times_faster"] = median(ours.clips_per_s / its.clips_per_s for ours, its in pairs)
+            row["times_our_cpu"] = median(its.cpu_ms_per_clip / ours.cpu_ms_per_clip for ours, its in pairs)
         summary.setdefault(kind, {})[name] = {key: round(value, 2) for key, value in row.items()}
     return summary
 
@@ -229,12 +229,14 @@ def _verdict(what: str, ratio: float, target: float) -> dict[str, Any]:
 
 
 def _table(summary: dict[str, dict[str, dict[str, float]]]) -> Table:
-    table = Table("file", "loader", "clips/s", "cpu-ms per clip", "ours is")
+    table = Table("file", "loader", "clips/s", "ours is", "cpu-ms per clip", "of ours")
     for kind, rows in summary.items():
         for name, row in sorted(rows.items(), key=lambda item: -item[1]["clips_per_s"]):
             rate = f"{row['clips_per_s']:.1f} [{row['clips_per_s_min']:.1f}..{row['clips_per_s_max']:.1f}]"
-            ratio = row.get("ours_is_times_faster")
-            cells = (kind, name, rate, f"{row['cpu_ms_per_clip']:.1f}", f"{ratio:.2f}x" if ratio else "")
+            faster, dearer = (
+                f"{row[key]:.2f}x" if key in row else "" for key in ("ours_is_times_faster", "times_our_cpu")
+            )
+            cells = (kind, name, rate, faster, f"{row['cpu_ms_per_clip']:.1f}", dearer)
             table.add_row(*cells, style="bold" if name == OURS else None)
         table.add_section()
     return table

@@ -11,7 +11,7 @@ from benchmarks.gpu_checks.bench import Check
 CHECKS: dict[str, Check] = {
     "build": Check(decoding.check_build, limit_s=60),
     "slices": Check(decoding.check_slices, limit_s=60),
-    "faults": Check(running.check_faults, limit_s=60),
+    "faults": Check(running.check_faults, limit_s=90),
     "operations": Check(views.check_operations, limit_s=40),
     "pixels": Check(decoding.check_pixels, limit_s=40),
     "lifetime": Check(views.check_lifetime, limit_s=30),

@@ -97,6 +97,7 @@ def test_ratios_are_taken_within_rounds_and_judged_against_the_best_peer() -> No
     assert (row["clips_per_s"], row["clips_per_s_min"], row["clips_per_s_max"]) == (10, 5, 10)
     assert row["cpu_ms_per_clip"] == 100
     assert row["ours_is_times_faster"] == 3
+    assert row["times_our_cpu"] == 3
     found = {name: (verdict["ratio"], verdict["met"]) for name, verdict in peers.judge(summary).items()}
     assert found == {
         "h264_over_best_peer": (1.15, False),
