@@ -73,6 +73,17 @@ def test_crop_resize_and_flip_agree_with_the_same_on_rgb_frames(codec: str, vide
     assert difference.max() < 8.0
 
 
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize("width", [24, 33, 40])
+def test_frames_are_filled_to_the_edge_scaled_or_not(width: int, rotation: int, video: Callable[..., Path]) -> None:
+    path = video("h264")
+    upright = np.rot90(rgb_frames(path)[WANTED], rotation // 90, axes=(1, 2))[:, 8:44, 10:50].copy()
+    got = decode_clip(replace(scan(path), rotation=rotation), WANTED, (10, 8, 40, 36), False, (width, 36))
+    crop = torch.from_numpy(upright).permute(0, 3, 1, 2).float()
+    expected = interpolate(crop, (36, width), mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
+    assert np.abs(got - expected).max() < 24  # chroma is interpolated at the crop's edge rather than across it
+
+
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_rotated_video_is_cropped_as_displayed(rotation: int, video: Callable[..., Path]) -> None:
     path = video("h264")
