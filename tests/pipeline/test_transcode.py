@@ -165,24 +165,25 @@ def test_damage_that_decoders_pass_over_is_refused(video: Callable[..., Path], t
 def test_open_gops_cut_at_a_recovery_point_are_taken_as_a_scan_takes_them(suffix: str, tmp_path: Path) -> None:
     whole, source = tmp_path / "whole.mkv", tmp_path / f"cut{suffix}"
     with av.open(str(whole), "w") as container:
-        options = {"preset": "veryfast", "x264-params": "open-gop=1:scenecut=0:b-pyramid=normal"}
+        options = {"preset": "veryfast", "x264-params": "open-gop=1:scenecut=0:b-adapt=0"}
         stream = container.add_stream("libx264", rate=25, options=options)
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = 96, 72, "yuv420p"
-        stream.gop_size, stream.max_b_frames, stream.thread_count = 10, 2, 1
+        stream.gop_size, stream.max_b_frames, stream.thread_count = 10, 3, 1
         for pixels in moving_frames(num_frames=60):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     with av.open(str(whole)) as old, av.open(str(source), "w") as new:
         packets = [packet for packet in old.demux(video=0) if packet.size]
-        second = [number for number, packet in enumerate(packets) if packet.is_keyframe][2]
+        times = [packet.pts or 0 for packet in packets]
+        leads = [n for n in range(1, 50) if packets[n].is_keyframe and times[n + 1] < times[n]]
+        assert leads, "no frame comes before the keyframe it follows, or the test shows nothing"
         copy = new.add_stream_from_template(old.streams.video[0])
-        for packet in packets[second:]:
+        for packet in packets[leads[0] :]:
             packet.stream = copy
             new.mux(packet)
     record = scan(source)
     assert record.roles[0] == OPEN
-    assert (record.frames < record.frames[0]).any(), "no frame lacks its reference, or the test shows nothing"
     result = tmp_path / "result.mp4"
     assert transcode(source, result, Options("h264", 256, 8)).num_frames == record.num_frames
     assert psnr(rgb(result), rgb(source)) > 36
