@@ -17,6 +17,7 @@ from typing import Any
 import av
 import numpy as np
 from av.filter import Graph
+from av.filter.context import FilterContext
 
 from pipeline.errors import BadVideo
 from pipeline.record import VideoRecord
@@ -222,14 +223,7 @@ def _crop_scale_graph(record: VideoRecord, frame: av.VideoFrame, box: Box, flip:
     graph = Graph()
     graph.threads = 1
     nodes = [
-        graph.add(
-            "buffer",
-            video_size=f"{frame.width}x{frame.height}",
-            pix_fmt=frame.format.name,
-            time_base="1/1",
-            colorspace=str(int(frame.colorspace)),
-            range=str(int(frame.color_range)),
-        ),
+        source_node(graph, frame),
         graph.add("crop", f"{width}:{height}:{x}:{y}:exact=1"),
         graph.add("scale", f"{out_width}:{out_height}:flags=bilinear+full_chroma_int:in_chroma_loc=center"),
         *([graph.add("format", "gbrp"), graph.add("scale", "flags=bilinear")] if is_scaled else []),
@@ -240,6 +234,18 @@ def _crop_scale_graph(record: VideoRecord, frame: av.VideoFrame, box: Box, flip:
     ]
     graph.link_nodes(*nodes).configure()
     return graph
+
+
+def source_node(graph: Graph, frame: av.VideoFrame) -> FilterContext:
+    """The node through which frames like the given one enter a filter graph."""
+    return graph.add(
+        "buffer",
+        video_size=f"{frame.width}x{frame.height}",
+        pix_fmt=frame.format.name,
+        time_base="1/1",
+        colorspace=str(int(frame.colorspace)),
+        range=str(int(frame.color_range)),
+    )
 
 
 def _stored_box(record: VideoRecord, box: Box) -> Box:

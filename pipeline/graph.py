@@ -8,8 +8,8 @@ Promises: uint8 (B, T, H, W, C) out, shared with torch without a copy; no random
 to read and show (:mod:`pipeline.plan`), threads and prefetching (:mod:`pipeline.loader`).
 """
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from pipeline.errors import BadVideo
 from pipeline.matroska import to_matroska
 from pipeline.plan import TG_FORMS, ClipPlan
 from pipeline.record import VideoRecord
-from pipeline.slicing import slice_clip
+from pipeline.slicing import check_unchanged, slice_clip
 from pipeline.strong import strong_inputs, strong_parameters, strong_view
 
 DECODERS = ("ffmpeg", "dali")
@@ -155,7 +155,9 @@ def _dali_inputs(record: VideoRecord, numbers: np.ndarray, plan: ClipPlan) -> Sa
         numbers = np.searchsorted(np.sort(clip.frames[clip.frames >= 0]), numbers)
     else:
         try:
-            stream = np.frombuffer(Path(record.path).read_bytes(), np.uint8)
+            with open(record.path, "rb") as file:
+                check_unchanged(record, os.fstat(file.fileno()))
+                stream = np.frombuffer(file.read(), np.uint8)
         except OSError as error:
             raise BadVideo(record.path, f"cannot be read: {error.strerror}") from error
     x, y, width, height = plan.box

@@ -161,6 +161,12 @@ class VideoIndex:
         order = np.argsort(first)
         return rows[first[order]], counts[order]
 
+    def joinable_by_codec(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Those of the rows that are of joinable videos, in their order, by codec."""
+        rows = rows[self._columns["joinable"][rows]]
+        codecs = self._columns["codec"][rows]
+        return {self._names[codec]: rows[codecs == codec] for codec in np.unique(codecs).tolist()}
+
     @classmethod
     def build(
         cls,

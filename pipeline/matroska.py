@@ -36,7 +36,9 @@ def to_matroska(record: VideoRecord, clip: PacketSlice) -> np.ndarray:
     Returns:
         (num_bytes,) uint8.
     """
-    times = np.maximum(np.searchsorted(np.sort(clip.frames[clip.frames >= 0]), clip.frames), 0).tolist()
+    shown = clip.frames >= 0
+    places = np.searchsorted(np.sort(clip.frames[shown]), clip.frames)
+    times = np.where(shown, places, np.cumsum(shown)).tolist()  # VP8's hidden packets have the time of the next shown
     parts: list[bytes | memoryview] = [_header(record)]
     cluster = -1
     for packet, time, first in zip(clip.packets, times, clip.first.tolist(), strict=True):

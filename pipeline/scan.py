@@ -83,7 +83,8 @@ class _Reading:
 def scan(path: str | os.PathLike[str]) -> VideoRecord:
     """Read one file's packet table and prove that it decodes.
 
-    Sliceable files prove it by their first frame; all others are decoded whole, since only that counts their frames.
+    Files that can be sliced prove it by the order of the frames of their first packets, and by frames that decode alike
+    from slices; all others are decoded whole, since only that counts their frames.
 
     Args:
         path: a video file.
@@ -118,7 +119,7 @@ def _reason(path: str, error: Exception) -> str:
 def _scan(name: str) -> VideoRecord:
     record, reading = _read(name, _CHECKED_PACKETS)
     expected = _expected_frames(record, reading)
-    if expected is not None:
+    if expected is not None and reading.sources:
         order = np.argsort(expected, kind="stable")[np.count_nonzero(expected < 0) :]
         if reading.sources == order[: len(reading.sources)].tolist():
             sliced = _sliceable(record, expected)
@@ -155,7 +156,8 @@ def _can_be_sliced(record: VideoRecord, reading: _Reading) -> bool:
 def _observed(record: VideoRecord, reading: _Reading) -> VideoRecord:
     """The record as decoding the whole file showed it."""
     sources = reading.sources
-    usual = sum(reading.yields) if record.codec != "mpeg4" else int((record.sizes > _PLACEHOLDER_BYTES).sum())
+    yields = np.array(reading.yields) if record.codec != "mpeg4" else record.sizes > _PLACEHOLDER_BYTES
+    usual = int(yields[int(np.argmax(record.roles >= OPEN)) :].sum())  # a recording may start in the midst of a GOP
     if len(sources) < usual - _MAX_UNDECODED:
         raise BadVideo(record.path, f"only {len(sources)} of its {usual} frames can be decoded: damaged?")
     known = [source for source in sources if source is not None]
@@ -223,7 +225,7 @@ def _read(name: str, num_decoded: int | None) -> tuple[VideoRecord, _Reading]:
                 reading.is_whole = num_decoded is None or len(reading.sizes) <= num_decoded
                 if reading.is_whole:
                     _decode(name, packet, reading)
-        if not reading.sources:
+        if reading.is_whole and not reading.sources:
             raise BadVideo(name, "not one frame of it can be decoded: truncated or damaged?")
         record = VideoRecord(
             path=name,

@@ -26,7 +26,7 @@ import numpy as np
 from av.filter import Graph
 from av.video.frame import PictureType
 
-from pipeline.decode import TURN
+from pipeline.decode import DECODER_OPTIONS, TURN, source_node
 from pipeline.encode import ENCODERS, Encoder, video_writer
 from pipeline.errors import BadVideo
 from pipeline.record import VideoRecord
@@ -168,7 +168,7 @@ def _write(
     brightness: list[float],
 ) -> tuple[int, int]:
     """Encode every frame as often as it is due; returns the size, and notes each written frame's brightness."""
-    frames = _strict_frames(record.path, record.stream)
+    frames = _strict_frames(record.path, record.stream, DECODER_OPTIONS.get(record.codec, {}))
     first = next(frames)
     graph, size = _graph(record, first, encoder, options.short_side)
     shape = _shape(first)
@@ -212,14 +212,7 @@ def _graph(
     graph = Graph()
     graph.threads = 1
     nodes = [
-        graph.add(
-            "buffer",
-            video_size=f"{frame.width}x{frame.height}",
-            pix_fmt=frame.format.name,
-            time_base="1/1",
-            colorspace=str(int(frame.colorspace)),
-            range=str(int(frame.color_range)),
-        ),
+        source_node(graph, frame),
         *([graph.add("crop", f"{cropped[0]}:{cropped[1]}:0:0:exact=1")] if keeps_size else []),
         graph.add("scale", scale),
         graph.add("format", encoder.pixel_format),
@@ -230,13 +223,13 @@ def _graph(
     return graph, ((height, width) if record.rotation in (90, 270) else (width, height))
 
 
-def _strict_frames(path: str, stream_index: int) -> Iterator[av.VideoFrame]:
-    """All frames in display order; whatever FFmpeg sees to be damaged is an error."""
+def _strict_frames(path: str, stream_index: int, options: dict[str, str]) -> Iterator[av.VideoFrame]:
+    """All frames in display order; whatever FFmpeg, with these decoder options, sees to be damaged is an error."""
     with av.open(path) as container:
         stream = container.streams[stream_index]
         assert isinstance(stream, av.VideoStream)
         stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"err_detect": "explode"}
+        stream.codec_context.options = options
         number = 0
         try:
             for number, frame in enumerate(container.decode(stream)):
@@ -251,7 +244,8 @@ def _check(source: str, result: Path, size: tuple[int, int], brightness: np.ndar
     """Decode the result and hold it against what was to be written."""
     try:
         record = scan(result)
-        found = np.array([_brightness(frame) for frame in _strict_frames(record.path, record.stream)])
+        frames = _strict_frames(record.path, record.stream, {"err_detect": "explode"})
+        found = np.array([_brightness(frame) for frame in frames])
     except BadVideo as error:
         raise BadVideo(source, f"its transcoded copy is bad: {error.reason}") from error
     problem = None

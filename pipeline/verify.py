@@ -29,16 +29,18 @@ def slices_decode_alike(record: VideoRecord, device: str) -> bool:
         device: "cpu", "cuda" or "cuda:N".
 
     Raises:
-        BadVideo: the file cannot be read.
+        BadVideo: the file cannot be read, or DALI cannot decode the whole of it either.
     """
     plan = _plan(record)
     spec = GraphSpec(_NUM_FRAMES, tg=False, strong=False, decoder="dali")
     graph = ClipGraph(spec, size=plan.size[0], batch_size=1, device=device, num_threads=1)
     try:
-        sliced, whole = (
-            graph([graph.read(replace(record, sliceable=sliceable), plan)])[0].rgb for sliceable in (True, False)
-        )
-    except RuntimeError:  # DALI's errors
+        whole = graph([graph.read(replace(record, sliceable=False), plan)])[0].rgb
+    except RuntimeError as error:  # DALI's errors
+        raise BadVideo(record.path, f"DALI cannot decode it: {error}") from error
+    try:
+        sliced = graph([graph.read(record, plan)])[0].rgb
+    except RuntimeError:
         return False
     return torch.equal(sliced, whole)
 
@@ -51,23 +53,21 @@ def reason_against_slices(index: VideoIndex, rows: np.ndarray, device: str) -> s
         rows: those that will be decoded.
         device: "cpu", "cuda" or "cuda:N".
     """
-    kinds = (index[row] for row in index.kinds(rows)[0].tolist())
-    unchecked = {record.codec for record in kinds if record.joinable}
-    unreadable: dict[str, int] = {}
-    for row in rows.tolist():
-        if not unchecked:
-            break
-        record = index[row]
-        if record.codec not in unchecked or not record.joinable:
-            continue
-        try:
-            if not slices_decode_alike(record, device):
+    for codec, candidates in index.joinable_by_codec(rows).items():
+        for row in candidates[:_MAX_UNREADABLE].tolist():
+            try:
+                record = index[row]
+                if slices_decode_alike(record, device):
+                    break
                 return _reason(record)
-        except BadVideo:
-            unreadable[record.codec] = unreadable.get(record.codec, 0) + 1
-            if unreadable[record.codec] < _MAX_UNREADABLE:
+            except BadVideo:  # FFmpeg's too, in the latter: such a video tells nothing of DALI
                 continue
-        unchecked.remove(record.codec)
+        else:
+            if len(candidates) >= _MAX_UNREADABLE:
+                return (
+                    f"none of the first {_MAX_UNREADABLE} {codec} videos could be decoded by DALI: all videos are "
+                    "decoded by FFmpeg on the CPU instead"
+                )
     return None
 
 

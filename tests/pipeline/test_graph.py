@@ -1,6 +1,7 @@
 """The views of a clip show the same pixels of the same frames, whichever decoder made them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,18 @@ def test_what_dali_cannot_decode_is_named(small_index: VideoIndex) -> None:
     assert reasons["mjpeg"] is None
     assert reasons["h264"] == "codec h264"
     assert dali_refusal(small_index[0], "cuda") is None
+
+
+def test_a_whole_file_replaced_after_indexing_is_not_shown(video: Callable[..., Path], tmp_path: Path) -> None:
+    path = tmp_path / "replaced.webm"
+    path.write_bytes(video("vp8").read_bytes())
+    record = replace(scan(path), sliceable=False)
+    plan = plan_clip(record, SPEC, 0, 0, 0)
+    graph = make_graph("dali", strong=False)
+    graph.read(record, plan)
+    path.write_bytes(video("vp8", seed=1).read_bytes())
+    with pytest.raises(BadVideo, match="has changed"):
+        graph.read(record, plan)
 
 
 def test_a_file_gone_after_indexing_is_named(video: Callable[..., Path], tmp_path: Path) -> None:

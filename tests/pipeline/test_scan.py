@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.decode import decode_clip
+from pipeline.encode import write_video
 from pipeline.errors import BadVideo
 from pipeline.record import CLOSED
 from pipeline.scan import scan
+from tests.conftest import moving_frames
 
 CODECS = ("mjpeg", "vp8", "vp9", "h264", "mpeg4", "hevc", "av1")
 
@@ -92,6 +94,42 @@ def test_trimmed_mp4_is_used_as_far_as_it_is_shown(video: Callable[..., Path], t
     assert 15 <= record.num_frames == len(shown) < 40, "half of the 40 frames, or the test shows nothing"
     wanted = np.arange(len(shown))
     np.testing.assert_array_equal(decode_clip(record, wanted, (0, 0, 96, 72), False, (96, 72)), shown)
+
+
+def test_mp4_whose_first_packets_are_all_hidden_by_an_edit_list_is_used(
+    video: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = bytearray(video("h264", gop=150, num_frames=150).read_bytes())
+    at = data.index(b"elst") + 12  # duration of the first segment, then the time in the media where it starts
+    with av.open(str(video("h264", gop=150, num_frames=150))) as container:
+        ticks = [packet.pts for packet in container.demux(video=0) if packet.size]
+    assert ticks[60] is not None
+    data[at + 4 : at + 8] = ticks[60].to_bytes(4, "big")
+    path = tmp_path / "late.mp4"
+    path.write_bytes(data)
+    record = scan(path)
+    with av.open(str(path)) as container:
+        shown = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    assert record.num_frames == len(shown) == 90
+    np.testing.assert_array_equal(decode_clip(record, np.arange(90), (0, 0, 96, 72), False, (96, 72)), shown)
+
+
+def test_a_broadcast_that_starts_amid_a_gop_is_used_from_its_first_keyframe(tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.ts", tmp_path / "midway.ts"
+    write_video(whole, moving_frames(num_frames=107), "h264", gop=48, bframes=2)
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in [packet for packet in source.demux(video=0) if packet.size][11:]:
+            packet.stream = stream
+            target.mux(packet)
+    with av.open(str(path)) as container:
+        shown = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    assert len(shown) == 107 - 48
+    record = scan(path)
+    assert record.num_frames == len(shown)
+    np.testing.assert_array_equal(
+        decode_clip(record, np.array([0, 58]), (0, 0, 96, 72), False, (96, 72)), shown[[0, 58]]
+    )
 
 
 def test_single_frame_is_refused(video: Callable[..., Path]) -> None:

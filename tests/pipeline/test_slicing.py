@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 
 from pipeline.decode import clip_frames, decode_clip
 from pipeline.errors import BadVideo
+from pipeline.graph import ClipGraph, GraphSpec
 from pipeline.matroska import to_matroska
+from pipeline.plan import ClipPlan
 from pipeline.record import CLOSED, DISPOSABLE, OPEN, PLAIN, VideoRecord
 from pipeline.scan import scan
-from pipeline.slicing import needed_packets, slice_clip
+from pipeline.slicing import PacketSlice, needed_packets, slice_clip
+from pipeline.verify import slices_decode_alike
 from tests.conftest import moving_frames
 
 NUM_FRAMES = 50
@@ -156,6 +159,40 @@ def test_matroska_of_a_slice_decodes_to_the_same_frames_in_order(
     assert {3, 5, 16, 30, 31, 45} <= set(numbers)
     for number, frame in zip(numbers, frames, strict=True):
         np.testing.assert_array_equal(frame, whole[number])
+
+
+def test_dali_shows_vp8_with_hidden_frames_as_ffmpeg_does(video: Callable[..., Path], tmp_path: Path) -> None:
+    path = tmp_path / "hidden.webm"
+    packets = [bytearray(data) for data in packets_of(video("vp8", num_frames=50))]
+    for number in (0, 5, 19, 25, 26):  # FFmpeg's libvpx makes such frames in two passes only
+        packets[number][0] &= 0xEF
+    remux(video("vp8", num_frames=50), path, [bytes(data) for data in packets])
+    record = scan(path)
+    assert (record.frames < 0).sum() == 5
+    assert record.joinable
+    wanted = np.array([0, 3, 6, 9, 17, 21, 24, 44])
+    box, size = (0, 0, record.width, record.height), (record.width, record.height)
+    graph = ClipGraph(GraphSpec(len(wanted), False, False, "dali"), size[0], 1, "cpu", 1)
+    shown = graph([graph.read(record, ClipPlan(wanted, wanted, box, False, size))])[0].rgb[0].numpy()
+    expected = decode_clip(record, wanted, box, False, size)
+    error = np.abs(shown.astype(int) - expected).mean(axis=(1, 2, 3))
+    others = np.abs(shown.astype(int) - np.roll(expected, 1, axis=0)).mean(axis=(1, 2, 3))
+    assert (error * 2 < others).all()
+    assert slices_decode_alike(record, "cpu")
+
+
+def test_times_in_a_matroska_stream_never_go_back(video: Callable[..., Path], tmp_path: Path) -> None:
+    record = scan(video("vp8"))
+    frames = np.arange(30_010)
+    frames[[0, 500, 30_004, 30_009]] = -1  # hidden
+    first = np.arange(len(frames)) == 0
+    path = tmp_path / "long.mkv"
+    path.write_bytes(to_matroska(record, PacketSlice([memoryview(bytes(4))] * len(frames), frames, first)).tobytes())
+    with av.open(str(path)) as container:
+        times = [packet.pts for packet in container.demux(video=0) if packet.size]
+    assert len(times) == len(frames)
+    assert times == sorted(times)  # type: ignore[type-var]
+    assert times[500] == times[501]
 
 
 def remux(source: Path, target: Path, packets: list[bytes]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.encode import write_video
 from pipeline.errors import BadVideo
-from pipeline.record import CLOSED
+from pipeline.record import CLOSED, OPEN
 from pipeline.scan import scan
 from pipeline.transcode import CODECS, Options, regular_clock, target_size, transcode
 from tests.conftest import moving_frames
@@ -161,6 +161,34 @@ def test_damage_that_decoders_pass_over_is_refused(video: Callable[..., Path], t
             run(source, tmp_path)
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_open_gops_cut_at_a_recovery_point_are_taken_as_a_scan_takes_them(suffix: str, tmp_path: Path) -> None:
+    whole, source = tmp_path / "whole.mkv", tmp_path / f"cut{suffix}"
+    with av.open(str(whole), "w") as container:
+        options = {"preset": "veryfast", "x264-params": "open-gop=1:scenecut=0:b-adapt=0"}
+        stream = container.add_stream("libx264", rate=25, options=options)
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 96, 72, "yuv420p"
+        stream.gop_size, stream.max_b_frames, stream.thread_count = 10, 3, 1
+        for pixels in moving_frames(num_frames=60):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    with av.open(str(whole)) as old, av.open(str(source), "w") as new:
+        packets = [packet for packet in old.demux(video=0) if packet.size]
+        times = [packet.pts or 0 for packet in packets]
+        leads = [n for n in range(1, 50) if packets[n].is_keyframe and times[n + 1] < times[n]]
+        assert leads, "no frame comes before the keyframe it follows, or the test shows nothing"
+        copy = new.add_stream_from_template(old.streams.video[0])
+        for packet in packets[leads[0] :]:
+            packet.stream = copy
+            new.mux(packet)
+    record = scan(source)
+    assert record.roles[0] == OPEN
+    result = tmp_path / "result.mp4"
+    assert transcode(source, result, Options("h264", 256, 8)).num_frames == record.num_frames
+    assert psnr(rgb(result), rgb(source)) > 36
+
+
 def test_a_full_disk_is_no_fault_of_the_video(video: Callable[..., Path], tmp_path: Path) -> None:
     result = tmp_path / "result.avi"
     result.symlink_to("/dev/full")
@@ -172,7 +200,7 @@ def test_a_full_disk_is_no_fault_of_the_video(video: Callable[..., Path], tmp_pa
 def test_a_copy_that_is_not_the_source_is_refused(
     video: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def other(path: str, stream: int):  # type: ignore[no-untyped-def]
+    def other(path: str, stream: int, options: dict[str, str]):  # type: ignore[no-untyped-def]
         with av.open(path) as container:
             frames = list(container.decode(video=0))
         return iter(frames[:-1] if path.endswith(".mp4") else frames)

@@ -1,6 +1,7 @@
 """Slices are held against whole files before DALI is trusted with them, and a difference costs speed, not pixels."""
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.errors import BadVideo
 from pipeline.graph import dali_refusal
 from pipeline.index import VideoIndex
 from pipeline.loader import choose_decoder
+from pipeline.record import VideoRecord
 from pipeline.scan import scan
 from pipeline.slicing import slice_clip
 from pipeline.verify import reason_against_slices, slices_decode_alike
@@ -81,6 +83,48 @@ def test_a_video_gone_since_indexing_is_passed_over(
     monkeypatch.setattr("pipeline.verify.slices_decode_alike", first_is_gone)
     assert reason_against_slices(small_index, rows, "cpu") is None
     assert len(seen) == 4
+
+
+def test_a_damaged_first_video_is_passed_over(video: Callable[..., Path], tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.webm").write_bytes(video("vp9").read_bytes())
+    record = scan(tmp_path / "a.webm")
+    with open(record.path, "r+b") as file:
+        for offset, size in zip(record.offsets.tolist(), record.sizes.tolist(), strict=True):
+            file.seek(offset)
+            file.write(b"\xff" * size)
+    os.utime(record.path, ns=(record.mtime_ns, record.mtime_ns))
+    with pytest.raises(BadVideo, match="DALI"):
+        slices_decode_alike(record, "cpu")
+    intact = scan(tmp_path / "b.webm")
+
+    class Index:
+        def __getitem__(self, row: int) -> VideoRecord:
+            return intact if row else record
+
+        def joinable_by_codec(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+            return {"vp9": rows}
+
+    assert reason_against_slices(Index(), np.arange(2), "cpu") is None  # type: ignore[arg-type]
+    assert "none of the first 5" in (reason_against_slices(Index(), np.zeros(9, int), "cpu") or "")  # type: ignore[arg-type]
+
+
+def test_only_records_that_are_checked_are_read(
+    small_index: VideoIndex, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codecs = {small_index[row].codec: row for row in rows.tolist()}
+    many = np.array([codecs["mjpeg"]] * 5000 + [codecs["vp9"]])
+    read = []
+    of_row = VideoIndex.__getitem__
+
+    def note(index: VideoIndex, row: int) -> VideoRecord:
+        read.append(row)
+        return of_row(index, row)
+
+    monkeypatch.setattr(VideoIndex, "__getitem__", note)
+    monkeypatch.setattr("pipeline.verify.slices_decode_alike", lambda record, device: True)
+    assert reason_against_slices(small_index, many, "cpu") is None
+    assert sorted(read) == sorted([codecs["mjpeg"], codecs["vp9"]])
 
 
 def test_what_cannot_be_joined_into_one_stream_is_refused(video: Callable[..., Path]) -> None:
