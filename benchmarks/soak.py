@@ -87,36 +87,43 @@ class Soak:
             )
 
 
-def _delete(path: Path, record: VideoRecord) -> None:
+def delete(path: Path, record: VideoRecord) -> None:
+    """Remove it."""
     path.unlink()
 
 
-def _truncate(path: Path, record: VideoRecord) -> None:
+def truncate(path: Path, record: VideoRecord) -> None:
+    """Cut it in half."""
     os.truncate(path, record.file_size // 2)
 
 
-def _empty(path: Path, record: VideoRecord) -> None:
+def empty(path: Path, record: VideoRecord) -> None:
+    """Leave nothing in it."""
     os.truncate(path, 0)
 
 
-def _overwrite(path: Path, record: VideoRecord) -> None:
+def overwrite(path: Path, record: VideoRecord) -> None:
+    """Noise of the same size."""
     path.write_bytes(np.random.default_rng(0).bytes(record.file_size))
 
 
-def _page(path: Path, record: VideoRecord) -> None:
+def replace_by_a_page(path: Path, record: VideoRecord) -> None:
+    """What a server sends in place of a file."""
     path.write_text("<html><body>404 not found</body></html>")
 
 
-def _folder(path: Path, record: VideoRecord) -> None:
+def replace_by_a_folder(path: Path, record: VideoRecord) -> None:
+    """Something that cannot be read as a file."""
     path.unlink()
     path.mkdir()
 
 
-def _forbid(path: Path, record: VideoRecord) -> None:
+def forbid(path: Path, record: VideoRecord) -> None:
+    """Take the right to read it; root may all the same."""
     path.chmod(0)
 
 
-def _flip_bits(path: Path, record: VideoRecord) -> None:
+def flip_bits(path: Path, record: VideoRecord) -> None:
     """A few bits of every packet; neither size nor modification time tells."""
     rng = np.random.default_rng(0)
     content = np.frombuffer(path.read_bytes(), np.uint8).copy()
@@ -126,7 +133,7 @@ def _flip_bits(path: Path, record: VideoRecord) -> None:
     os.utime(path, ns=(record.mtime_ns, record.mtime_ns))
 
 
-def _noise_packets(path: Path, record: VideoRecord) -> None:
+def damage_packets(path: Path, record: VideoRecord) -> None:
     """All packets; neither size nor modification time tells."""
     rng = np.random.default_rng(0)
     content = bytearray(path.read_bytes())
@@ -138,17 +145,17 @@ def _noise_packets(path: Path, record: VideoRecord) -> None:
 
 def _damages() -> dict[str, Damage]:
     damages: dict[str, Damage] = {
-        "deleted": _delete,
-        "truncated": _truncate,
-        "emptied": _empty,
-        "overwritten with noise": _overwrite,
-        "replaced by a web page": _page,
-        "replaced by a folder": _folder,
-        "bits flipped in packets": _flip_bits,
-        "packets overwritten": _noise_packets,
+        "deleted": delete,
+        "truncated": truncate,
+        "emptied": empty,
+        "overwritten with noise": overwrite,
+        "replaced by a web page": replace_by_a_page,
+        "replaced by a folder": replace_by_a_folder,
+        "bits flipped in packets": flip_bits,
+        "packets overwritten": damage_packets,
     }
     if os.geteuid() != 0:  # root may read everything
-        damages["made unreadable"] = _forbid
+        damages["made unreadable"] = forbid
     return damages
 
 

@@ -14,6 +14,16 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.soak import (
+    damage_packets,
+    delete,
+    empty,
+    forbid,
+    overwrite,
+    replace_by_a_folder,
+    replace_by_a_page,
+    truncate,
+)
 from pipeline.background import READER
 from pipeline.batch import ClipBatch, Needs
 from pipeline.datasets import DataSplit
@@ -75,49 +85,9 @@ def same(one: Batches, other: Batches) -> bool:
     return len(flat[0]) == len(flat[1]) and all(map(torch.equal, *flat))
 
 
-def delete(path: Path, record: VideoRecord) -> None:
-    path.unlink()
-
-
-def truncate(path: Path, record: VideoRecord) -> None:
-    os.truncate(path, record.file_size // 2)
-
-
-def empty(path: Path, record: VideoRecord) -> None:
-    path.write_bytes(b"")
-
-
-def overwrite(path: Path, record: VideoRecord) -> None:
-    path.write_bytes(np.random.default_rng(0).bytes(record.file_size))
-
-
-def replace_by_a_page(path: Path, record: VideoRecord) -> None:
-    path.write_text("<html>404 not found</html>")
-
-
-def replace_by_a_folder(path: Path, record: VideoRecord) -> None:
-    path.unlink()
-    path.mkdir()
-
-
 def link_to_itself(path: Path, record: VideoRecord) -> None:
     path.unlink()
     path.symlink_to(path)
-
-
-def forbid(path: Path, record: VideoRecord) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may read everything")
-    path.chmod(0)
-
-
-def damage_packets(path: Path, record: VideoRecord) -> None:
-    """Noise where the packets were; neither size nor modification time tells."""
-    content = bytearray(path.read_bytes())
-    for offset, size in zip(record.offsets.tolist(), record.sizes.tolist(), strict=True):
-        content[offset : offset + size] = np.random.default_rng(0).bytes(size)
-    path.write_bytes(content)
-    os.utime(path, ns=(record.mtime_ns, record.mtime_ns))
 
 
 KINDS: list[Callable[[Path, VideoRecord], None]] = [
@@ -127,6 +97,8 @@ KINDS: list[Callable[[Path, VideoRecord], None]] = [
 
 
 def damage(index: VideoIndex, row: int, kind: Callable[[Path, VideoRecord], None] = delete) -> None:
+    if kind is forbid and os.geteuid() == 0:
+        pytest.skip("root may read everything")
     kind(index.root / index.paths[row], index[row])
 
 
