@@ -4,22 +4,19 @@ Reads a folder of class folders through :class:`pipeline.loader.ClipLoader` with
 method asks for (RGB and TG, labeled clips, unlabeled clips in a weak and a strong view) and throws the batches away, so
 that nothing but the loader is timed.  A clip counts once, however many views are made of it.
 
-    python -m benchmarks.loader ROOT --num-batches 50 --batch-size 8 --size 224
+    python -m benchmarks loader ROOT --num-batches 50 --batch-size 8 --size 224
 """
 
-import json
-import os
-import platform
-import sys
 import time
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
 
+from benchmarks import results
+from benchmarks.results import RESULTS, finish, settings
 from pipeline.batch import Needs
 from pipeline.datasets import split_videos
 from pipeline.errors import InputError
@@ -50,6 +47,8 @@ class LoaderBenchmark:
     """Threads that decode."""
     device: str = "cpu"
     """Where the clips are delivered: cpu or cuda."""
+    results: Path = RESULTS
+    """Folder that the result is written to."""
 
     def __post_init__(self) -> None:
         for name in ("num_batches", "num_warmup", "batch_size"):
@@ -95,27 +94,19 @@ def measure(benchmark: LoaderBenchmark) -> dict[str, float]:
     return {"clips_per_s": clips / wall, "cpu_ms_per_clip": 1000 * cpu / clips}
 
 
-def _environment(device: str) -> dict[str, str | int | None]:
-    on_gpu = torch.device(device).type == "cuda"
-    return {
-        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "av")},
-    }
+def run(benchmark: LoaderBenchmark) -> int:
+    """Measure, print, keep the result."""
+    result = measure(benchmark)
+    print(f"{result['clips_per_s']:.1f} clips/s, {result['cpu_ms_per_clip']:.1f} cpu-ms per clip")
+    on_gpu = torch.device(benchmark.device).type == "cuda"
+    gpu = {"gpu": torch.cuda.get_device_name(benchmark.device) if on_gpu else None}
+    finish("loader", {**result, **settings(benchmark), **gpu}, benchmark.results)
+    return 0
 
 
 def main() -> None:
     """Command line: the fields of :class:`LoaderBenchmark`."""
-    try:
-        benchmark = tyro.cli(LoaderBenchmark)
-        result = measure(benchmark)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    print(f"{result['clips_per_s']:.1f} clips/s, {result['cpu_ms_per_clip']:.1f} cpu-ms per clip")
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(benchmark).items()}
-    print(json.dumps({"benchmark": "loader", **result, **settings, **_environment(benchmark.device)}))
+    results.main(LoaderBenchmark, run)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ import tyro
 from pipeline.errors import InputError
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("torch", "av", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
+_PACKAGES = ("torch", "av", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 
 Options = TypeVar("Options")
@@ -43,6 +44,12 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def settings(options: Any) -> dict[str, Any]:
+    """The options of a benchmark, a dataclass, but for where its result goes."""
+    values = {name: value for name, value in asdict(options).items() if name != "results"}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def finish(name: str, result: dict[str, Any], folder: Path) -> None:

@@ -4,7 +4,7 @@ Writes a set of small videos, damages 3 % of them in every way there is, half be
 runs, lets a reading thread die now and then, and draws batches.  Every step has to arrive with whole clips of videos
 that are not left out; memory and open files must not grow; batches replayed from a saved state must have the same bits.
 
-    python -m benchmarks.soak --num-batches 20000
+    python -m benchmarks soak --num-batches 20000
 
 Exit status: 0 if all of that holds, 1 if not, 2 for a mistake in the options.
 """
@@ -13,14 +13,13 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
@@ -28,11 +27,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks import results
+from benchmarks.results import RESULTS, finish, settings
 from pipeline.background import READER
 from pipeline.batch import ClipBatch, Needs
 from pipeline.datasets import DataSplit
@@ -54,6 +54,8 @@ WARMUP = 0.2  # of the batches
 LAST_DAMAGE = 0.6  # of the batches
 REPLAY_FROM = 0.8  # of the batches: what was shown of a video before it was damaged cannot be shown again
 READS_TO_A_DEATH = 1000
+NUM_USAGES = 200  # taken while batches are drawn
+NUM_USAGES_KEPT = 20  # in the result, to see how they went
 NUM_REPLAYED = 50
 
 Damage = Callable[[Path, VideoRecord], None]
@@ -73,8 +75,8 @@ class Soak:
     """Threads that decode."""
     seed: int = 0
     """Another seed gives other batches and damages other videos."""
-    out: Path = Path("benchmarks/results/soak.json")
-    """Where the result goes."""
+    results: Path = RESULTS
+    """Folder that the result is written to."""
 
     def __post_init__(self) -> None:
         if self.num_videos < 2 * len(_damages()) / BAD_FRACTION:
@@ -85,36 +87,43 @@ class Soak:
             )
 
 
-def _delete(path: Path, record: VideoRecord) -> None:
+def delete(path: Path, record: VideoRecord) -> None:
+    """Remove it."""
     path.unlink()
 
 
-def _truncate(path: Path, record: VideoRecord) -> None:
+def truncate(path: Path, record: VideoRecord) -> None:
+    """Cut it in half."""
     os.truncate(path, record.file_size // 2)
 
 
-def _empty(path: Path, record: VideoRecord) -> None:
+def empty(path: Path, record: VideoRecord) -> None:
+    """Leave nothing in it."""
     os.truncate(path, 0)
 
 
-def _overwrite(path: Path, record: VideoRecord) -> None:
+def overwrite(path: Path, record: VideoRecord) -> None:
+    """Noise of the same size."""
     path.write_bytes(np.random.default_rng(0).bytes(record.file_size))
 
 
-def _page(path: Path, record: VideoRecord) -> None:
+def replace_by_a_page(path: Path, record: VideoRecord) -> None:
+    """What a server sends in place of a file."""
     path.write_text("<html><body>404 not found</body></html>")
 
 
-def _folder(path: Path, record: VideoRecord) -> None:
+def replace_by_a_folder(path: Path, record: VideoRecord) -> None:
+    """Something that cannot be read as a file."""
     path.unlink()
     path.mkdir()
 
 
-def _forbid(path: Path, record: VideoRecord) -> None:
+def forbid(path: Path, record: VideoRecord) -> None:
+    """Take the right to read it; root may all the same."""
     path.chmod(0)
 
 
-def _flip_bits(path: Path, record: VideoRecord) -> None:
+def flip_bits(path: Path, record: VideoRecord) -> None:
     """A few bits of every packet; neither size nor modification time tells."""
     rng = np.random.default_rng(0)
     content = np.frombuffer(path.read_bytes(), np.uint8).copy()
@@ -124,7 +133,7 @@ def _flip_bits(path: Path, record: VideoRecord) -> None:
     os.utime(path, ns=(record.mtime_ns, record.mtime_ns))
 
 
-def _noise_packets(path: Path, record: VideoRecord) -> None:
+def damage_packets(path: Path, record: VideoRecord) -> None:
     """All packets; neither size nor modification time tells."""
     rng = np.random.default_rng(0)
     content = bytearray(path.read_bytes())
@@ -136,17 +145,17 @@ def _noise_packets(path: Path, record: VideoRecord) -> None:
 
 def _damages() -> dict[str, Damage]:
     damages: dict[str, Damage] = {
-        "deleted": _delete,
-        "truncated": _truncate,
-        "emptied": _empty,
-        "overwritten with noise": _overwrite,
-        "replaced by a web page": _page,
-        "replaced by a folder": _folder,
-        "bits flipped in packets": _flip_bits,
-        "packets overwritten": _noise_packets,
+        "deleted": delete,
+        "truncated": truncate,
+        "emptied": empty,
+        "overwritten with noise": overwrite,
+        "replaced by a web page": replace_by_a_page,
+        "replaced by a folder": replace_by_a_folder,
+        "bits flipped in packets": flip_bits,
+        "packets overwritten": damage_packets,
     }
     if os.geteuid() != 0:  # root may read everything
-        damages["made unreadable"] = _forbid
+        damages["made unreadable"] = forbid
     return damages
 
 
@@ -236,7 +245,7 @@ def _usage() -> dict[str, int]:
     }
 
 
-def run(soak: Soak, index: VideoIndex, victims: list[Victim]) -> dict[str, Any]:
+def draw(soak: Soak, index: VideoIndex, victims: list[Victim]) -> dict[str, Any]:
     """Draw the batches and damage the videos.
 
     Returns:
@@ -278,7 +287,7 @@ def run(soak: Soak, index: VideoIndex, victims: list[Victim]) -> dict[str, Any]:
             num_delivered += 1
             if 0 <= step - replay_from < NUM_REPLAYED:
                 digests[step] = _digest(batch)
-            if step % max(1, soak.num_batches // 200) == 0:
+            if step % max(1, soak.num_batches // NUM_USAGES) == 0:
                 usages.append(_usage())
         seconds = time.perf_counter() - started
         quarantine = loader.state_dict()["quarantine"]
@@ -298,7 +307,7 @@ def run(soak: Soak, index: VideoIndex, victims: list[Victim]) -> dict[str, Any]:
 def _growth(usages: list[dict[str, int]]) -> dict[str, Any]:
     """Median and extremes of each kind of usage after the warm-up."""
     settled = usages[int(WARMUP * len(usages)) :]
-    result: dict[str, Any] = {"usage_every_200th": usages}
+    result: dict[str, Any] = {"usages": usages[:: max(1, len(usages) // NUM_USAGES_KEPT)]}
     for name in settled[0]:
         values = [usage[name] for usage in settled]
         result[name] = {"median": float(np.median(values)), "lowest": min(values), "highest": max(values)}
@@ -336,25 +345,23 @@ def _print(result: dict[str, Any], checks: dict[str, bool], victims: list[Victim
         console.print(f"{'yes' if holds else 'NO '}  {name}")
 
 
-def main() -> int:
-    """Command line: the fields of :class:`Soak`."""
-    try:
-        soak = tyro.cli(Soak)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+def run(soak: Soak) -> int:
+    """Draw the batches, judge, print, keep the result."""
     logging.getLogger("pipeline").setLevel(logging.ERROR)  # the table says it
     with tempfile.TemporaryDirectory(prefix="soak") as folder:
         index = write_videos(soak, Path(folder, "videos"))
         victims = choose_victims(soak, index.paths)
-        result = run(soak, index, victims)
+        result = draw(soak, index, victims)
     checks = verdicts(soak, result, victims)
     _print(result, checks, victims)
-    soak.out.parent.mkdir(parents=True, exist_ok=True)
-    report = {"benchmark": "soak", **asdict(soak), "out": str(soak.out), "checks": checks, **result}
-    soak.out.write_text(json.dumps(report, indent=1) + "\n")
+    finish("soak", {**settings(soak), "checks": checks, **result}, soak.results)
     return 0 if all(checks.values()) else 1
 
 
+def main() -> None:
+    """Command line: the fields of :class:`Soak`."""
+    results.main(Soak, run)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

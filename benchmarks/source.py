@@ -3,7 +3,7 @@
 Everything a clip needs before its decoding, in one thread: which video is next, its record, its plan, its packets read
 from the file (which the system has in memory: the disk is not what is measured).  One answer for each kind of file.
 
-    python -m benchmarks source --source FOLDER_OF_VIDEOS
+    python -m benchmarks source FOLDER_OF_VIDEOS
 """
 
 import time
@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import numpy as np
+import tyro
 
 from benchmarks import results
 from benchmarks.clips import describe, make_clips
@@ -32,7 +34,7 @@ _ROUNDS = 5
 class SourceBenchmark:
     """Time everything before the decoder."""
 
-    source: Path | None = None
+    source: Annotated[Path | None, tyro.conf.Positional] = None
     """Folder of real videos that the clips are made from; without one they are drawn."""
     clips: Path = Path("data/benchmark-clips")
     """Where the clips are kept: 24 in three kinds of files, made once."""

@@ -5,19 +5,14 @@ reading the packets of a clip, decoding with crop and scale, the numbers of the 
 as differences between graphs that have them and graphs that do not.  A second table prices each strong operation, for
 the clips that draw it.  CPU time of all threads, milliseconds per clip.
 
-    python -m benchmarks.stations ROOT --num-clips 48
+    python -m benchmarks stations ROOT --num-clips 48
 """
 
 import gc
-import json
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +22,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks import results
+from benchmarks.results import RESULTS, finish, settings
 from pipeline.decode import decode_clip
 from pipeline.errors import InputError
 from pipeline.graph import ClipGraph, GraphSpec, Sample
@@ -57,6 +54,8 @@ class StationsBenchmark:
     """Distance between two frames of a clip, in frames of the video."""
     size: int = 224
     """Height and width of the clips in pixels."""
+    results: Path = RESULTS
+    """Folder that the result is written to."""
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "batch_size", "num_rounds"):
@@ -185,25 +184,20 @@ def _table(title: str, rows: dict[str, float]) -> Table:
     return table
 
 
-def main() -> None:
-    """Command line: the fields of :class:`StationsBenchmark`."""
-    try:
-        benchmark = tyro.cli(StationsBenchmark)
-        stations, operations = measure(benchmark)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+def run(benchmark: StationsBenchmark) -> int:
+    """Measure, print, keep the result."""
+    stations, operations = measure(benchmark)
     console = Console()
     console.print(_table("stations", stations))
     console.print(_table("strong operations, each for a clip that drew it", operations))
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(benchmark).items()}
-    environment = {
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("av", "numpy")},
-    }
-    results = {"stations": stations, "strong_operations": operations}
-    print(json.dumps({"benchmark": "stations", **results, **settings, **environment}))
+    costs = {"stations": stations, "strong_operations": operations}
+    finish("stations", {**costs, **settings(benchmark)}, benchmark.results)
+    return 0
+
+
+def main() -> None:
+    """Command line: the fields of :class:`StationsBenchmark`."""
+    results.main(StationsBenchmark, run)
 
 
 if __name__ == "__main__":

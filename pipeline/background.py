@@ -4,12 +4,13 @@
 generator in a thread of its own and keeps a few of its results ready.  Both keep the order and pass errors on.
 """
 
+import atexit
 import logging
 import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Generic, TypeVar
@@ -29,10 +30,11 @@ _POLL_S = 0.1
 
 def read_ahead(
     batches: Iterator[list[Item]], read: Callable[[Item], Result], num_threads: int
-) -> Iterator[tuple[list[Item], list[Callable[[], Result]]]]:
+) -> Generator[tuple[list[Item], list[Callable[[], Result]]], None, None]:
     """Yield each batch with ``read`` of its items, which threads work out while earlier batches are consumed.
 
     An item whose thread failed is read once more, by the thread that asks for the result; it may also be left alone.
+    The threads last as long as the generator: close it, for an error's traceback may hold it for ever.
 
     Args:
         batches: may be endless.
@@ -77,16 +79,18 @@ def _result(read: Callable[[Item], Result], item: Item, future: Future[Result]) 
 class Background(Generic[Result]):
     """Iterator over a generator that runs in a thread of its own, a few results ahead.
 
-    The thread ends with :meth:`close`, when this object is collected, or when the interpreter exits.
+    The thread ends with :meth:`close`, soon after this object is collected, or when the interpreter exits.
     """
 
     def __init__(self, generator: Iterator[Result]) -> None:
         self._queue: queue.Queue[Result | _End] = queue.Queue(_RESULTS_READY)
         self._stop = threading.Event()
-        thread = threading.Thread(target=_produce, args=(generator, self._queue, self._stop), daemon=True)
+        self._thread = threading.Thread(target=_produce, args=(generator, self._queue, self._stop), daemon=True)
         self._ended: _End | None = None
-        self._finalizer = weakref.finalize(self, _finish, thread, self._stop)
-        thread.start()
+        # Whatever thread the garbage collector happens to run in must not wait: the generator may be waiting for it.
+        weakref.finalize(self, self._stop.set)
+        _producers[self._thread] = self._stop
+        self._thread.start()
 
     def __iter__(self) -> "Background[Result]":
         return self
@@ -100,7 +104,8 @@ class Background(Generic[Result]):
 
     def close(self) -> None:
         """End the thread and wait for it."""
-        self._finalizer()
+        self._stop.set()
+        self._thread.join()
 
 
 class _End:
@@ -135,7 +140,15 @@ def _put(results: "queue.Queue[Result | _End]", result: "Result | _End", stop: t
     return False
 
 
-def _finish(thread: threading.Thread, stop: threading.Event) -> None:
-    stop.set()
-    if thread is not threading.current_thread():
-        thread.join()
+_producers: weakref.WeakKeyDictionary[threading.Thread, threading.Event] = weakref.WeakKeyDictionary()
+
+
+@atexit.register
+def _end_producers() -> None:
+    """A thread that is still at work while the interpreter is taken down may crash it."""
+    producers = list(_producers.items())
+    for _, stop in producers:
+        stop.set()
+    for thread, _ in producers:
+        if thread.is_alive():
+            thread.join()

@@ -8,6 +8,7 @@ over the ranks, then divide; means of the ranks' accuracies are wrong.  Left to 
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -63,11 +64,10 @@ def center_views(
     Yields:
         (B,) int64 rows on the host, and views of (B, T, H, W, C) uint8 with H = W = ``spec.size``.
     """
+    check_rank(rank, world_size)
     spec = spec if tg else replace(spec, tg_stride=0)
-    decoder = choose_decoder(index, rows, decoder, device)
-    shown = GraphSpec(spec.clip_len, tg, strong=False, decoder=decoder, tg_form=spec.tg_form)
-    graph = GuardedGraph(partial(ClipGraph, shown, spec.size, device=device, num_threads=num_threads), batch_size)
-    share = _share(rows, rank, world_size)
+    graph = _graph(index, rows, spec, spec.size, batch_size, 1, tg, device, decoder, num_threads)
+    share = rows[rank::world_size]
     batches = _each_once(index, share, partial(plan_center, spec=spec), graph, batch_size, num_threads, skipped)
     for ids, views in batches:
         yield torch.tensor(ids), views
@@ -103,11 +103,10 @@ def multi_views(
     Yields:
         Row, and views of (30, T, H, W, C) uint8 with H = W = ``spec.eval_size``: all crops of the first clip first.
     """
+    check_rank(rank, world_size)
     spec = spec if tg else replace(spec, tg_stride=0)
-    decoder = choose_decoder(index, rows, decoder, device)
-    shown = GraphSpec(spec.clip_len, tg, strong=False, decoder=decoder, tg_form=spec.tg_form, num_clips=NUM_TEST_CLIPS)
-    graph = GuardedGraph(partial(ClipGraph, shown, spec.eval_size, device=device, num_threads=num_threads), 1)
-    share = _share(rows, rank, world_size)
+    graph = _graph(index, rows, spec, spec.eval_size, 1, NUM_TEST_CLIPS, tg, device, decoder, num_threads)
+    share = rows[rank::world_size]
 
     def plan(record: VideoRecord) -> ClipPlan:
         return plan_test(record, spec)[0]
@@ -174,8 +173,7 @@ def precise_bn_views(
         world_size=world_size,
         quarantine=quarantine,
     )
-    shown = GraphSpec(spec.clip_len, tg=False, strong=False, decoder=choose_decoder(index, rows, decoder, device))
-    graph = GuardedGraph(partial(ClipGraph, shown, spec.size, device=device, num_threads=num_threads), batch_size)
+    graph = _graph(index, rows, spec, spec.size, batch_size, 1, False, device, decoder, num_threads)
     for (part,) in islice(sound_batches([Branch(stream, graph)], quarantine, num_threads, 0), num_batches):
         yield torch.from_numpy(part.rows), part.weak
 
@@ -189,9 +187,22 @@ class _CenterStream(ClipStream):
         return [plan_center(shape, self.spec) for shape in shapes]
 
 
-def _share(rows: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-    check_rank(rank, world_size)
-    return rows[rank::world_size]
+def _graph(
+    index: VideoIndex,
+    rows: np.ndarray,
+    spec: ClipSpec,
+    size: int,
+    batch_size: int,
+    num_clips: int,
+    tg: bool,
+    device: str,
+    decoder: str,
+    num_threads: int,
+) -> GuardedGraph:
+    """What makes weak views of so many clips a video."""
+    decoder = choose_decoder(index, rows, decoder, device)
+    shown = GraphSpec(spec.clip_len, tg, False, decoder, tg_form=spec.tg_form, num_clips=num_clips)
+    return GuardedGraph(partial(ClipGraph, shown, size, device=device, num_threads=num_threads), batch_size)
 
 
 def _each_once(
@@ -216,25 +227,26 @@ def _each_once(
         skipped[path] = reason
 
     batches = (rows[at : at + batch_size].tolist() for at in range(0, len(rows), batch_size))
-    for ids, results in read_ahead(batches, read, num_threads):
-        good: dict[int, Sample] = {}
-        for row, result in zip(ids, results, strict=True):
-            sample = result()
-            if isinstance(sample, BadVideo):
-                skip(row, sample.reason)
-            else:
-                good[row] = sample
-        views = None
-        while good and views is None:
-            try:
-                views, _ = graph(list(good.values()))
-            except BadSamples as error:
-                bad = {list(good)[place]: reason for place, reason in error.reasons.items()}
-                for row, reason in bad.items():
-                    skip(row, reason)
-                    del good[row]
-        if views is not None:
-            yield list(good), views
+    with closing(read_ahead(batches, read, num_threads)) as ahead:
+        for ids, results in ahead:
+            good: dict[int, Sample] = {}
+            for row, result in zip(ids, results, strict=True):
+                sample = result()
+                if isinstance(sample, BadVideo):
+                    skip(row, sample.reason)
+                else:
+                    good[row] = sample
+            views = None
+            while good and views is None:
+                try:
+                    views, _ = graph(list(good.values()))
+                except BadSamples as error:
+                    bad = {list(good)[place]: reason for place, reason in error.reasons.items()}
+                    for row, reason in bad.items():
+                        skip(row, reason)
+                        del good[row]
+            if views is not None:
+                yield list(good), views
 
 
 def _crops(frames: Tensor, spec: ClipSpec, corners: np.ndarray) -> Tensor:

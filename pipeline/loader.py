@@ -10,6 +10,7 @@ many have gone bad.  Left to others: what a step shows (:mod:`pipeline.stream`),
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -138,7 +139,9 @@ class ClipLoader:
 
         Returns:
             "step": batches handed out.
-            "quarantine": by path, for each video left out of them, the step it failed in and the reason.
+            "quarantine": by path, for each video left out of them, the step it failed in and the reason.  Only what
+                this rank has found: whoever saves one state for several ranks merges theirs, the lowest step of a
+                video first.
         """
         faults = self._quarantine.before(self._step)
         return {"step": self._step, "quarantine": {path: list(fault) for path, fault in faults.items()}}
@@ -150,7 +153,7 @@ class ClipLoader:
             InputError: a video that was left out is not in the index.
         """
         self.close()
-        self._quarantine.restore(state.get("quarantine", {}))
+        self._quarantine.restore(state["quarantine"])
         self._step = state["step"]
 
     def close(self) -> None:
@@ -235,20 +238,21 @@ def sound_batches(
         branch, clip = item
         return branch.read(clip)
 
-    ahead = read_ahead(map(plan, count(first_step)), read, num_threads)
-    for step, (clips, results) in enumerate(ahead, first_step):
-        reasons: dict[int, str] | None = None
-        while reasons is None or reasons:
-            if any(quarantine.holds(clip.row, step) for _, clip in clips):
-                sound = plan(step)
-                results = [
-                    result if old.row == new.row else partial(branch.read, new)
-                    for result, (_, old), (branch, new) in zip(results, clips, sound, strict=True)
-                ]
-                clips = sound
-            parts, reasons = _assemble(branches, [clip.row for _, clip in clips], [result() for result in results])
-            quarantine.add(reasons, step)
-        yield parts
+    # An error's traceback keeps this frame, and so the threads that read ahead, until it is forgotten.
+    with closing(read_ahead(map(plan, count(first_step)), read, num_threads)) as ahead:
+        for step, (clips, results) in enumerate(ahead, first_step):
+            reasons: dict[int, str] | None = None
+            while reasons is None or reasons:
+                if any(quarantine.holds(clip.row, step) for _, clip in clips):
+                    sound = plan(step)
+                    results = [
+                        result if old.row == new.row else partial(branch.read, new)
+                        for result, (_, old), (branch, new) in zip(results, clips, sound, strict=True)
+                    ]
+                    clips = sound
+                parts, reasons = _assemble(branches, [clip.row for _, clip in clips], [result() for result in results])
+                quarantine.add(reasons, step)
+            yield parts
 
 
 def _assemble(

@@ -26,7 +26,10 @@ _NOT_LOSSES = frozenset(
 _MAY_BE_NAN = frozenset({"pseudo_label_accuracy"})  # NaN where no pseudo-label was kept
 
 Record = dict[str, float | int | str | None]
-"""A line of the metrics: "kind" is train, val or test, "step" the steps done, the rest are numbers; None for NaN."""
+"""A line of the metrics: "kind" is train, val or test, "step" the steps done, the rest are numbers; None for NaN.
+
+Before the line of a test come those of kind skipped, one for each video that evaluations left out, "path" and "reason".
+"""
 
 
 class NonFiniteLossError(RuntimeError):

@@ -24,7 +24,7 @@ def write_report(
     run_dir: Path,
     run_dirs: Mapping[str, Path],
     results: Mapping[str, Accuracy],
-    batch: ClipBatch,
+    batch: ClipBatch | None,
     class_names: tuple[str, ...],
     videos: str,
     left_out: Mapping[str, str],
@@ -36,7 +36,7 @@ def write_report(
         run_dir: the run; the report goes into its folder ``report``.
         run_dirs: folder of each trained method, the main one first.
         results: final accuracy of each method.
-        batch: clips to show, as the main method gets them.
+        batch: clips to show, as the main method gets them; None where too many videos have gone bad to have any.
         class_names: K names.
         videos: how many there are and what they serve for, in one line.
         left_out: why videos that went bad were left out, by path.
@@ -48,10 +48,11 @@ def write_report(
     folder = run_dir / REPORT
     folder.mkdir(exist_ok=True)
     draw_curves({method: read_metrics(path) for method, path in run_dirs.items()}, folder / "curves.png")
-    contact_sheet(batch, folder / "contact_sheet.png", class_names)
+    if batch is not None:
+        contact_sheet(batch, folder / "contact_sheet.png", class_names)
     summary = folder / "summary.md"
     temporary = summary.with_suffix(".tmp")
-    temporary.write_text(_summary(results, videos, left_out, command))
+    temporary.write_text(_summary(results, videos, left_out, command, sheet=batch is not None))
     temporary.replace(summary)
     return summary
 
@@ -72,7 +73,17 @@ def _rows(results: Mapping[str, Accuracy]) -> Iterable[tuple[str, ...]]:
         yield method, f"{r.top1:.1%}", f"{r.top5:.1%}", f"{r.mean_class:.1%}", str(r.num_videos)
 
 
-def _summary(results: Mapping[str, Accuracy], videos: str, left_out: Mapping[str, str], command: str) -> str:
+_SHEET = (
+    "What the networks see; rows are weak RGB, weak TG, strong RGB and strong TG:",
+    "",
+    "![clips of one batch](contact_sheet.png)",
+)
+_NO_SHEET = ("What the networks see is not shown: too many videos have gone bad since.",)
+
+
+def _summary(
+    results: Mapping[str, Accuracy], videos: str, left_out: Mapping[str, str], command: str, *, sheet: bool
+) -> str:
     lines = [
         f"# {' and '.join(results)}",
         "",
@@ -89,9 +100,7 @@ def _summary(results: Mapping[str, Accuracy], videos: str, left_out: Mapping[str
         "",
         "![losses and accuracies by step](curves.png)",
         "",
-        "What the networks see; rows are weak RGB, weak TG, strong RGB and strong TG:",
-        "",
-        "![clips of one batch](contact_sheet.png)",
+        *(_SHEET if sheet else _NO_SHEET),
         "",
     ]
     return "\n".join(lines)

@@ -137,7 +137,7 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
         console.print(line)
 
     results: dict[str, Accuracy] = {}
-    samples: list[ClipBatch] = []
+    samples: list[ClipBatch | None] = []
     left_out: dict[str, str] = {}
     with StopSignal() as stop:
         for method, method_config in configs.items():
@@ -210,7 +210,7 @@ def _resumed_index(config: Config, previous: VideoIndex | None) -> VideoIndex | 
 
 def train_one(
     config: Config, videos: Videos, command: str, stop: StopSignal
-) -> tuple[Accuracy, ClipBatch, dict[str, str]]:
+) -> tuple[Accuracy, ClipBatch | None, dict[str, str]]:
     """Train one method, or go on training it, and evaluate it on all views.
 
     Args:
@@ -220,8 +220,8 @@ def train_one(
         stop: asked between steps and during evaluations.
 
     Returns:
-        Accuracy of the last weights on 10 clips x 3 crops per video, a batch to look at, and why videos were left
-        out, by path.
+        Accuracy of the last weights on 10 clips x 3 crops per video, a batch to look at (None where too many videos
+        have gone bad for one), and why videos were left out, by path.
     """
     run, optim, split = config.run, config.optim, videos.split
     spec, decoding = clip_spec(config), _decoding(config)
@@ -262,8 +262,22 @@ def train_one(
                 display.note("evaluating on 10 clips x 3 crops of every validation video")
                 views = multi_views(videos.index, split.val, spec, skipped=skipped, **decoding)
                 accuracy = evaluate_test(state.method.recognizer, stop.watch(_some(views, skipped)), split.labels)
+                for path, reason in skipped.items():
+                    metrics.write({"kind": "skipped", "step": state.step, "path": path, "reason": reason})
                 metrics.write({"kind": "test", "step": state.step, **asdict(accuracy)})
-        return accuracy, next(loader), {**skipped, **loader.quarantined}
+            else:
+                skipped = _recorded_skips(run.dir, state.step)
+        batch, bad = _sample(loader)
+        return accuracy, batch, {**skipped, **bad}
+
+
+def _sample(loader: ClipLoader) -> tuple[ClipBatch | None, dict[str, str]]:
+    """A batch, and the videos left out; all else is done, so that there is none is no reason to fail."""
+    try:
+        batch = next(loader)
+    except TooManyBadVideos as error:
+        return None, error.bad
+    return batch, loader.quarantined
 
 
 def _some(views: Iterable[View], skipped: dict[str, str]) -> Iterator[View]:
@@ -335,6 +349,12 @@ def _recorded_test(run_dir: Path, step: int) -> Accuracy | None:
         if record["kind"] == "test" and record["step"] == step:
             return Accuracy(**{field.name: record[field.name] for field in fields(Accuracy)})  # type: ignore[arg-type]
     return None
+
+
+def _recorded_skips(run_dir: Path, step: int) -> dict[str, str]:
+    """Why videos were left out of evaluations, by path, as recorded with the final accuracy."""
+    records = [record for record in read_metrics(run_dir) if record["kind"] == "skipped" and record["step"] == step]
+    return {str(record["path"]): str(record["reason"]) for record in records}
 
 
 def _describe(videos: Videos) -> str:

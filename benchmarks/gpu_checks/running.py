@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_checks.bench import FAIL, INFO, PASS, SKIP, Bench, Finding
+from benchmarks.soak import damage_packets
 from pipeline.batch import ClipBatch, Needs
 from pipeline.datasets import DataSplit
 from pipeline.index import VideoIndex
@@ -39,7 +40,7 @@ def _faults(variant: str, index: VideoIndex, bench: Bench) -> Finding:
         whole = [_clips(next(loader)) for _ in range(num_steps)]
     deleted, damaged = index.paths[_DELETED], index.paths[_DAMAGED]
     (index.root / deleted).unlink()
-    damage_packets(index, _DAMAGED)
+    damage_packets(index.root / damaged, index[_DAMAGED])
     with loader_on(bench, index, seed=1) as loader:
         found = [_clips(next(loader)) for _ in range(num_steps)]
         left_out = loader.quarantined
@@ -54,17 +55,6 @@ def _faults(variant: str, index: VideoIndex, bench: Bench) -> Finding:
         return Finding(variant, FAIL, f"{wrong}; expected of {deleted} and {damaged} only")
     named = "named" if damaged in left_out else "SHOWN AS IF IT WERE WHOLE, since the decoder does not complain"
     return Finding(variant, PASS, f"{num_steps} of {num_steps} steps; deleted video named, damaged one {named}")
-
-
-def damage_packets(index: VideoIndex, row: int) -> None:
-    """Noise in place of a video's packets; neither its size nor its modification time tells."""
-    record = index[row]
-    content = bytearray(Path(record.path).read_bytes())
-    for offset, size in zip(record.offsets.tolist(), record.sizes.tolist(), strict=True):
-        assert offset >= 0, record.path
-        content[offset : offset + size] = np.random.default_rng(0).bytes(size)
-    Path(record.path).write_bytes(content)
-    os.utime(record.path, ns=(record.mtime_ns, record.mtime_ns))
 
 
 def check_threads(bench: Bench) -> Iterator[Finding]:

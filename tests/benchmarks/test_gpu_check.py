@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ from benchmarks.gpu_checks import CHECKS, decoding, running, views
 from benchmarks.gpu_checks.bench import FAIL, INFO, PASS, SKIP, VARIANTS, Bench, Check, Finding, decode, make_bench
 from pipeline.errors import InputError
 from pipeline.graph import ClipGraph
-from pipeline.index import VideoIndex
 from pipeline.plan import ClipSpec
 from pipeline.record import VideoRecord
 
@@ -121,8 +120,11 @@ def test_faults_pass_and_a_video_left_out_unjustly_fails(mjpeg_alone: Bench, mon
     (finding,) = running.check_faults(mjpeg_alone)
     assert finding.verdict == PASS, finding
     assert finding.note.endswith("deleted video named, damaged one named")
-    right: Callable[[VideoIndex, int], None] = running.damage_packets
-    monkeypatch.setattr(running, "damage_packets", lambda index, row: right(index, row + 1))
+
+    def damage_another(path: Path, record: VideoRecord) -> None:
+        path.with_name("10.avi").write_bytes(b"")
+
+    monkeypatch.setattr(running, "damage_packets", damage_another)
     (finding,) = running.check_faults(mjpeg_alone)
     assert finding.verdict == FAIL
     assert "left out: ['03.avi', '10.avi']" in finding.note

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.soak import Soak, Victim, choose_victims, verdicts
+from benchmarks.soak import Soak, Victim, _growth, choose_victims, verdicts
 from pipeline.errors import InputError
 
 SOAK = Soak(num_batches=1200)
@@ -48,6 +48,13 @@ def test_three_percent_are_damaged_in_every_way_before_and_during_the_run() -> N
 def test_each_verdict_is_no_where_it_has_to_be(changes: dict[str, Any], broken: str | None) -> None:
     checks = verdicts(SOAK, result(**changes), [Victim("a/1.avi", "deleted", 0)])
     assert [name for name, holds in checks.items() if not holds] == ([broken] if broken else [])
+
+
+def test_few_usages_are_kept_but_all_count() -> None:
+    usages = [{"threads": number} for number in range(200)]
+    growth = _growth(usages)
+    assert growth["usages"] == usages[::10]
+    assert growth["threads"] == {"median": 119.5, "lowest": 40, "highest": 199}
 
 
 def test_a_soak_too_short_to_meet_every_bad_video_is_refused() -> None:

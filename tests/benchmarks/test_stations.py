@@ -1,12 +1,13 @@
 """The stations benchmark prices each station and operation once, and says what it cannot do."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks.stations import StationsBenchmark, measure
+from benchmarks.stations import StationsBenchmark, run
 from pipeline.errors import InputError
 from pipeline.strong import OPS
 
@@ -15,8 +16,13 @@ def test_every_station_and_operation_has_a_price(video: Callable[..., Path], tmp
     for name, codec in (("a", "vp8"), ("b", "mpeg4")):
         (tmp_path / name).mkdir()
         os.link(video(codec), tmp_path / name / video(codec).name)
-    benchmark = StationsBenchmark(root=tmp_path, num_clips=4, batch_size=2, num_rounds=1, clip_len=4, size=32)
-    stations, operations = measure(benchmark)
+    benchmark = StationsBenchmark(
+        root=tmp_path, num_clips=4, batch_size=2, num_rounds=1, clip_len=4, size=32, results=tmp_path / "results"
+    )
+    assert run(benchmark) == 0
+    result = json.loads((tmp_path / "results" / "stations.json").read_text())
+    assert {"cpu", "cores", "python", "av", "num_clips"} <= result.keys()
+    stations, operations = result["stations"], result["strong_operations"]
     assert set(operations) == {*OPS, "none"}
     total = stations.pop("sum")
     assert total == pytest.approx(sum(stations.values()))

@@ -39,6 +39,10 @@ found["record_us"] = (time.process_time() - began) * 1e6 / len(rows)
 for row in range(0, len(index), 8):
     index[row]
 found["resident_at_end_mb"] = resident_mb() - before
+for _ in range(2):  # the best of three: other work on the machine is not the index's fault
+    began = time.perf_counter()
+    VideoIndex.load(sys.argv[1])
+    found["load_s"] = min(found["load_s"], time.perf_counter() - began)
 print(json.dumps(found))
 """
 

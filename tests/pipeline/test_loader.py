@@ -1,9 +1,12 @@
 """A batch depends on its step alone; streams are endless, complete, and stop cleanly."""
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +16,13 @@ import torch
 from pipeline.background import Background, read_ahead
 from pipeline.batch import ClipBatch, Needs
 from pipeline.datasets import DataSplit
-from pipeline.errors import InputError
+from pipeline.errors import BadVideo, InputError, TooManyBadVideos
 from pipeline.evaluation import center_views, multi_views, precise_bn_views
+from pipeline.graph import ClipGraph, Sample
 from pipeline.index import VideoIndex
 from pipeline.loader import ClipLoader
-from pipeline.plan import ClipSpec
+from pipeline.plan import ClipPlan, ClipSpec
+from pipeline.record import VideoRecord
 from pipeline.stream import ClipStream
 
 SPEC = ClipSpec(clip_len=4, frame_stride=3, size=32, eval_size=40)
@@ -126,7 +131,7 @@ def of_ranks(index: VideoIndex, world_size: int, step: int, num_batches: int) ->
     for rank in range(world_size):
         ranks: dict[str, Any] = {"rank": rank, "world_size": world_size}
         with ClipLoader(index, split_of(index), Needs(tg=True, unlabeled=True), SPEC, **options, **ranks) as loader:
-            loader.load_state_dict({"step": step})
+            loader.load_state_dict({"step": step, "quarantine": {}})
             of_rank.append(take(loader, num_batches))
     return joined(of_rank)
 
@@ -211,22 +216,108 @@ def test_dali_decoder_can_be_chosen_and_is_refused_where_it_cannot(small_index: 
 
 def test_no_thread_is_left_behind(small_index: VideoIndex) -> None:
     before = set(threading.enumerate())  # of other tests, which may end meanwhile
-
-    def left() -> set[threading.Thread]:
-        return set(threading.enumerate()) - before
-
     loader = make_loader(small_index)
     next(loader)
-    assert left()
+    assert set(threading.enumerate()) - before
     loader.close()
-    assert not left()
+    assert not set(threading.enumerate()) - before
     next(loader)
     del loader  # nobody has to remember to close it
     gc.collect()
+    assert_all_end(before)
+
+
+def assert_all_end(before: set[threading.Thread]) -> None:
     deadline = time.monotonic() + 10
-    while left() and time.monotonic() < deadline:
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not left()
+    assert not left
+
+
+def test_an_error_that_is_held_holds_no_thread(small_index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(graph: ClipGraph, record: VideoRecord, plan: ClipPlan) -> Sample:
+        raise BadVideo(record.path, "refused")
+
+    monkeypatch.setattr(ClipGraph, "read", refuse)
+    before = set(threading.enumerate())
+    held: list[BaseException] = []
+    for _ in range(3):
+        with pytest.raises(TooManyBadVideos) as caught:
+            next(make_loader(small_index))
+        held.append(caught.value)
+    monkeypatch.undo()
+
+    def fail(graph: ClipGraph, samples: list[Sample]) -> Any:
+        raise ValueError("no video is to blame")
+
+    monkeypatch.setattr(ClipGraph, "__call__", fail)
+    with pytest.raises(ValueError, match="no video") as broken:
+        list(center_views(small_index, np.arange(12), SPEC, batch_size=2))
+    held.append(broken.value)
+    assert_all_end(before)
+
+
+COLLECTED_BY_A_READER = """
+import gc, threading
+from pipeline.background import Background, read_ahead
+
+gc.disable()
+go, collected = threading.Event(), []
+
+def read(item):
+    if item > 0:
+        go.wait()
+        collected.append(gc.collect())
+    return item
+
+def batches():
+    with_readers = read_ahead(([item] for item in range(100)), read, 2)
+    for _, results in with_readers:
+        yield results[0]()
+
+before = threading.active_count()
+loader = Background(batches())
+loader.itself = loader
+assert next(loader) == 0
+del loader
+go.set()
+while threading.active_count() > before:
+    threading.Event().wait(0.01)
+assert any(collected)
+"""
+
+ENDS_WITH_THE_INTERPRETER = """
+import time
+from pipeline.background import Background
+
+def work():
+    try:
+        while True:
+            time.sleep(0.1)
+            yield 1
+    finally:
+        time.sleep(0.1)
+        print("ended", flush=True)
+
+results = Background(work())
+next(results)
+"""
+
+
+def run_alone(program: str) -> str:
+    """In a process of its own, so that threads which wait for each other can be got rid of."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_a_loader_collected_in_one_of_its_own_readers_ends_its_threads() -> None:
+    run_alone(COLLECTED_BY_A_READER)
+
+
+def test_the_interpreter_waits_for_the_thread_when_it_exits() -> None:
+    assert run_alone(ENDS_WITH_THE_INTERPRETER) == "ended\n"
 
 
 def test_errors_of_the_background_arrive_where_the_result_was_due() -> None:

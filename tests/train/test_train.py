@@ -257,6 +257,16 @@ def test_videos_that_go_bad_are_left_out_named_and_remembered(
         assert f"gone bad, left out: {path}: " in printed
         assert f"- `{path}`: " in summary
 
+    # Resumed when all is done, it names the same again, though by now there is not a batch to be had.
+    for video in (*train[1:5], *train[6:]):
+        video.unlink()
+    assert main([*supervised(data, run), "--data.max-bad-fraction=0.3", "--run.resume"]) == 0
+    summary = (run / "report" / "summary.md").read_text()
+    for path in (*bad, val[1].relative_to(data).as_posix()):
+        assert f"- `{path}`: " in summary
+    assert "too many videos have gone bad since" in summary
+    assert "contact_sheet.png" not in summary
+
 
 def test_too_many_bad_videos_end_the_run_with_a_list_and_a_checkpoint_that_goes_on(
     data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
