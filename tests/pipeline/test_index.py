@@ -251,7 +251,8 @@ def test_an_index_replaced_while_it_is_opened_is_read_whole(
 
 def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "lost+found").mkdir()
-    closed, error = ["lost+found"], PermissionError
+    closed = ["lost+found"]
+    error: type[OSError] = PermissionError
     scandir = os.scandir
 
     def refusing(path: str):  # type: ignore[no-untyped-def]

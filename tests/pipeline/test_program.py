@@ -63,4 +63,4 @@ def test_the_function_decides_the_status_and_prints_any_name(monkeypatch: pytest
 
     assert run_program(function, "program") == 1
     out.flush()
-    assert out.buffer.getvalue() == b"caf\\udce9\n"  # type: ignore[attr-defined]
+    assert out.buffer.getvalue() == b"caf\\udce9\n"

@@ -306,5 +306,5 @@ def test_names_that_are_not_utf8_are_printed(monkeypatch: pytest.MonkeyPatch) ->
     assert main(["demo"]) == 1
     out.flush()
     err.flush()
-    assert out.buffer.getvalue() == b"left out: caf\\udce9.mp4\n"  # type: ignore[attr-defined]
-    assert err.buffer.getvalue().startswith(b"error: worker processes end")  # type: ignore[attr-defined]
+    assert out.buffer.getvalue() == b"left out: caf\\udce9.mp4\n"
+    assert err.buffer.getvalue().startswith(b"error: worker processes end")
