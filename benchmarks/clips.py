@@ -22,7 +22,7 @@ from rich.progress import track
 
 from pipeline.encode import write_video
 from pipeline.errors import InputError
-from pipeline.index import find_videos
+from pipeline.files import find_videos
 
 KINDS = ("h264", "mjpeg", "vp8")
 NUM_CLIPS = 24

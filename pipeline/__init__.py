@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from pipeline.errors import BadVideo as BadVideo
     from pipeline.errors import InputError as InputError
     from pipeline.index import VideoIndex as VideoIndex
-    from pipeline.index import VideoRecord as VideoRecord
-    from pipeline.index import scan as scan
     from pipeline.loader import ClipLoader as ClipLoader
     from pipeline.plan import ClipPlan as ClipPlan
     from pipeline.plan import ClipSpec as ClipSpec
     from pipeline.plan import plan_clip as plan_clip
+    from pipeline.record import VideoRecord as VideoRecord
+    from pipeline.scan import scan as scan
 
 _HOME = {
     "BadVideo": "errors",
@@ -36,10 +36,10 @@ _HOME = {
     "InputError": "errors",
     "Needs": "batch",
     "VideoIndex": "index",
-    "VideoRecord": "index",
+    "VideoRecord": "record",
     "Views": "batch",
     "plan_clip": "plan",
-    "scan": "index",
+    "scan": "scan",
     "split_videos": "datasets",
     "temporal_gradient": "batch",
 }

@@ -34,17 +34,17 @@ class StoredArray:
     short while in use would kill the process.
 
     Args:
-        path: the file.
+        fd: of the file, open for reading; it may be closed afterwards.
         dtype: of the array.
         length: of the array.
         start: where in the file it begins, in bytes.
     """
 
-    def __init__(self, path: str | os.PathLike[str], dtype: np.dtype, length: int, start: int) -> None:
+    def __init__(self, fd: int, dtype: np.dtype, length: int, start: int) -> None:
         self.dtype = dtype
         self._length = length
         self._start = start
-        self._fd = os.open(path, os.O_RDONLY)
+        self._fd = os.dup(fd)
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
         weakref.finalize(self, os.close, self._fd)
 
@@ -79,7 +79,7 @@ def write_arrays(
 
     Args:
         path: the file.
-        magic: 8 bytes that name the kind of file and its version.
+        magic: 8 bytes that name the kind of file, and by the last of them its version.
         facts: anything JSON can hold.
         arrays: one-dimensional, of numbers or of records of numbers.
         sliced: arrays to keep without a checksum, which :func:`read_arrays` gives as StoredArrays.
@@ -129,20 +129,29 @@ def read_arrays(
     Raises:
         InputError: the file cannot be read, or is not a whole file of this kind.
     """
-    remedy = f"delete {path} and make it again"
     try:
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            prefix = file.read(_PREFIX.size)
-            found, length, checksum = _PREFIX.unpack(prefix) if len(prefix) == _PREFIX.size else (b"", 0, 0)
-            if found != magic:
-                raise InputError(f"{path} is not an {kind} of this version: {remedy}")
-            header = file.read(length) if length <= size else b""
-            if zlib.crc32(header) != checksum:
-                raise InputError(f"the header of the {kind} {path} is damaged: {remedy}")
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return _read_arrays(file, path, magic, kind)
     except OSError as error:
         raise InputError(f"the {kind} {path} cannot be read: {error.strerror}") from error
+
+
+def _read_arrays(
+    file: IO[bytes], path: str | os.PathLike[str], magic: bytes, kind: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, StoredArray]]:
+    """All comes from one open file: another one may take its place under the path at any time."""
+    remedy = f"delete {path} and make it again"
+    size = os.fstat(file.fileno()).st_size
+    prefix = file.read(_PREFIX.size)
+    found, length, checksum = _PREFIX.unpack(prefix) if len(prefix) == _PREFIX.size else (b"", 0, 0)
+    if found[:-1] != magic[:-1]:
+        raise InputError(f"{path} is not an {kind}: move it, or name another file")
+    if found != magic:
+        raise InputError(f"{path} is not an {kind} of this version: {remedy}")
+    header = file.read(length) if length <= size else b""
+    if zlib.crc32(header) != checksum:
+        raise InputError(f"the header of the {kind} {path} is damaged: {remedy}")
+    mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     content = json.loads(header)
     base = _data_start(len(header))
     if size != base + content["num_bytes"]:
@@ -154,7 +163,7 @@ def read_arrays(
         dtype = np.dtype(descr if isinstance(descr, str) else [tuple(field) for field in descr])
         start = base + entry["offset"]
         if entry["crc"] is None:
-            sliced[name] = StoredArray(path, dtype, entry["length"], start)
+            sliced[name] = StoredArray(file.fileno(), dtype, entry["length"], start)
             continue
         array = np.frombuffer(mapping, np.uint8, entry["length"] * dtype.itemsize, start).view(dtype)
         if zlib.crc32(array.data) != entry["crc"]:

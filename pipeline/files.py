@@ -13,6 +13,9 @@ VIDEO_SUFFIXES = frozenset(
     )
 )
 
+_LOST_AND_FOUND = "lost+found"
+"""Of a disk's root; only the system's administrator may list it."""
+
 
 def find_videos(root: Path) -> list[str]:
     """:func:`find_files` of all suffixes that videos have."""
@@ -22,29 +25,37 @@ def find_videos(root: Path) -> list[str]:
 def find_files(root: Path, suffixes: Collection[str]) -> list[str]:
     """Paths of all files below a folder that have one of some suffixes, relative, with "/", sorted.
 
-    Hidden files and folders are passed over; linked folders are followed, each once.
+    Hidden files and folders, and lost+found, are passed over; linked folders are followed, each once.
 
     Args:
         root: the folder.
         suffixes: in lower case, as ".mp4"; files may have them in any case.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder, or one in it cannot be listed.
     """
     if not root.is_dir():
         raise InputError(f"{root} is not a folder: give the folder that holds the videos")
     seen: set[tuple[int, int]] = set()
     found = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in seen:
             subfolders.clear()
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name != _LOST_AND_FOUND)
         relative = os.path.relpath(folder, root)
         for name in files:
             is_wanted = not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
             if is_wanted and os.path.isfile(os.path.join(folder, name)):  # no dangling links, no pipes
                 found.append(Path(relative, name).as_posix())
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder left out silently would be a class left out; one removed meanwhile holds nothing."""
+    if isinstance(error, FileNotFoundError):
+        return
+    remedy = "make it readable, or move it away"
+    raise InputError(f"{error.filename} cannot be listed: {error.strerror}: {remedy}") from error

@@ -10,8 +10,8 @@ class (:mod:`pipeline.datasets`).
 """
 
 import contextlib
+import logging
 import os
-import signal
 import sys
 import time
 import zlib
@@ -28,10 +28,11 @@ from pipeline.array_file import StoredArray, read_arrays, write_arrays
 from pipeline.errors import BadVideo, InputError
 from pipeline.files import VIDEO_SUFFIXES, find_videos
 from pipeline.processes import map_in_processes, num_cores
+from pipeline.program import run_program
 from pipeline.record import VideoRecord
 from pipeline.scan import scan
 
-__all__ = ["VIDEO_SUFFIXES", "VideoIndex", "VideoRecord", "find_videos", "scan"]
+log = logging.getLogger(__name__)
 
 FILE_NAME = ".index"
 """Where ``python -m pipeline.index`` puts a folder's index: in the folder itself, hidden from those who list it."""
@@ -182,21 +183,23 @@ class VideoIndex:
         Args:
             root: the folder.
             previous: an earlier index of it; files with the size and modification time noted there are not read again.
-                What ``python -m pipeline.index`` left in the folder where None.
+                What ``python -m pipeline.index`` left in the folder where None; if that is unusable, a warning says so.
             partial: file that keeps what has been scanned, every half minute or less often; what is in it is not
                 scanned again.  Remove it when the index is saved.
             num_workers: processes; as many as there are cores where None.
             progress: show a progress bar.
 
         Raises:
-            InputError: there is no such folder, or not one usable video in it.
+            InputError: there is no such folder, or not one usable video in it; or ``partial`` cannot be written.
         """
         root = Path(root).absolute()
-        if previous is None and (root / FILE_NAME).exists():
-            previous = cls.load(root / FILE_NAME)
+        if previous is None:
+            previous = _index_in(root)
         stats = {path: stat for path in find_videos(root) if (stat := _stat(root, path))}
         if previous is not None and previous.root == root and previous._stats() == stats:
             return previous
+        if partial and Path(partial).parent.exists():
+            _check_writable(Path(partial))  # now, not after hours of scanning
         outcomes: dict[str, VideoRecord | Refusal] = {}
         for known in (previous, cls.load(partial) if partial and os.path.exists(partial) else None):
             if known is not None and known.root == root:
@@ -246,9 +249,12 @@ class VideoIndex:
         path, root = Path(path), Path(root).absolute()
         previous = cls.load(path) if path.exists() else None
         if previous is not None and previous.root != root:
-            raise InputError(f"{path} is the index of {previous.root}, not of {root}: choose another file")
-        if not os.access(path.parent, os.W_OK):
-            raise InputError(f"the index {path} cannot be written there: choose another file")
+            raise InputError(
+                f"{path} is the index of {previous.root}, not of {root}: choose another file, "
+                "or delete this one if that folder is no more"
+            )
+        if previous is None:
+            _check_writable(path)
         partial = path.with_name(f"{path.name}.partial")
         index = cls.build(root, previous=previous, partial=partial, num_workers=num_workers, progress=progress)
         if index is previous:
@@ -258,8 +264,9 @@ class VideoIndex:
         return cls.load(path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to a file, whole or not at all."""
-        facts = {"root": str(self.root), "names": self._names, "refused": self._refusals}
+        """Write the index to a file, whole or not at all; one in its own folder, as FILE_NAME, may move with it."""
+        inside = Path(path).absolute() == self.root / FILE_NAME
+        facts = {"root": str(self.root), "inside": inside, "names": self._names, "refused": self._refusals}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_arrays(path, _MAGIC, facts, self._columns, {"tables": self._tables})
 
@@ -272,7 +279,9 @@ class VideoIndex:
         """
         facts, columns, tables = read_arrays(path, _MAGIC, "index")
         refusals = {file: Refusal(*refusal) for file, refusal in facts["refused"].items()}
-        return cls(Path(facts["root"]), columns, tables["tables"], facts["names"], refusals)
+        inside = facts.get("inside") and Path(path).name == FILE_NAME  # a copy elsewhere has another name
+        root = Path(path).absolute().parent if inside else Path(facts["root"])
+        return cls(root, columns, tables["tables"], facts["names"], refusals)
 
     def changed(self) -> dict[str, str]:
         """What differs on disk by now: "new", "gone" or "changed" by relative path."""
@@ -300,6 +309,26 @@ class VideoIndex:
                 with contextlib.suppress(BadVideo):  # its part of the index is damaged: it is scanned again
                     known[path] = self[row]
         return known
+
+
+def _index_in(root: Path) -> VideoIndex | None:
+    """The index that a folder holds, or None: it was not asked for, so what is wrong with it ends no run."""
+    path = root / FILE_NAME
+    if not path.exists():
+        return None
+    try:
+        index = VideoIndex.load(path)
+    except InputError as error:
+        log.warning("%s; it is not used", error)
+        return None
+    if index.root != root:
+        log.warning("%s is the index of %s, not of %s; it is not used", path, index.root, root)
+    return index
+
+
+def _check_writable(path: Path) -> None:
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"the index {path} cannot be written there: choose another file")
 
 
 def _scan_one(path: str) -> "VideoRecord | _Refused":
@@ -400,23 +429,9 @@ def index_folder(
 
 
 def main() -> int:
-    """Run the program; returns its exit status: 0, 2 for a mistake in the input, 130 or 143 when stopped."""
-    signal.signal(signal.SIGTERM, _terminate)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need not be UTF-8
-    try:
-        tyro.cli(index_folder, prog="python -m pipeline.index")
-    except InputError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what is scanned is kept, and the same command goes on", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _terminate(signum: int, frame: object) -> None:
-    sys.exit(128 + signum)
+    """Run the program; returns its exit status: 0, 1, 2 for a mistake in the input, 130 or 143 when stopped."""
+    kept = "; what is scanned is kept, and the same command goes on"
+    return run_program(index_folder, "python -m pipeline.index", kept)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import InputError
-from pipeline.index import VIDEO_SUFFIXES
+from pipeline.files import VIDEO_SUFFIXES
 from pipeline.lists import Entry, printable, where
 
 Key = Callable[[str], str | None]

@@ -78,7 +78,7 @@ def read_manifests(dst: Path) -> dict[str, Entry]:
     """The latest entry of every video, by path."""
     entries: dict[str, Entry] = {}
     for manifest in sorted((dst / FOLDER).glob("*.jsonl")):
-        for line in manifest.read_text().splitlines():
+        for line in manifest.read_text(errors="replace").splitlines():
             entry = _parse(line)
             if entry and (entry.path not in entries or entry.finished >= entries[entry.path].finished):
                 entries[entry.path] = entry

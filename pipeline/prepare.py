@@ -16,7 +16,6 @@ in the input, with nothing written; 130 after Ctrl-C; 143 after SIGTERM.
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Collection, Iterable
@@ -34,6 +33,7 @@ from pipeline.errors import BadVideo, InputError
 from pipeline.files import find_files, find_videos
 from pipeline.manifest import FOLDER, Entry, append, open_manifest, read_manifests, summarize, summary_table
 from pipeline.processes import map_in_processes, num_cores
+from pipeline.program import run_program
 from pipeline.transcode import CODECS, DISK_FULL, Options, transcode
 
 REPORT = "prepare_report"
@@ -122,25 +122,8 @@ def prepare(
 
 def main() -> int:
     """Run the program; returns its exit status."""
-    signal.signal(signal.SIGTERM, _terminate)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need not be UTF-8
-    try:
-        return tyro.cli(prepare, prog="python -m pipeline.prepare")
-    except InputError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; what is finished is kept, and the same command goes on", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, and the same command goes on", file=sys.stderr)
-        return 130
-
-
-def _terminate(signum: int, frame: object) -> None:
-    print("terminated; what is finished is kept, and the same command goes on", file=sys.stderr)
-    sys.exit(128 + signum)
+    kept = "; what is finished is kept, and the same command goes on"
+    return run_program(prepare, "python -m pipeline.prepare", kept)
 
 
 def _parse_shard(shard: str) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from pipeline.errors import BadVideo, InputError
 from pipeline.graph import ClipGraph, GraphSpec
 from pipeline.index import VideoIndex
 from pipeline.plan import ClipPlan, ClipSpec, plan_clip
+from pipeline.program import run_program
 from pipeline.record import VideoRecord
 from pipeline.strong import OPS
 
@@ -103,7 +104,8 @@ def draw_clips(
     Raises:
         InputError: none of the videos could be read.
     """
-    graph = ClipGraph(GraphSpec(spec.clip_len, tg=True, strong=True, decoder="ffmpeg"), spec.size, 1, "cpu", 1)
+    views = GraphSpec(spec.clip_len, tg=True, strong=True, decoder="ffmpeg", tg_form=spec.tg_form)
+    graph = ClipGraph(views, spec.size, 1, "cpu", 1)
     panels: list[_Panel] = []
     bad: list[BadVideo] = []
     for position, (row, name) in enumerate(zip(rows, class_names, strict=True)):
@@ -258,9 +260,10 @@ def show(
     class_names = _class_names(index, data)
     rows = _choose_rows(class_names, seed)
     names = [class_names[row] for row in rows]
-    for error in draw_clips(index, rows, names, out, spec, num_clips=num_clips, seed=seed, epoch=epoch):
+    bad = draw_clips(index, rows, names, out, spec, num_clips=num_clips, seed=seed, epoch=epoch)
+    for error in bad:
         print(f"left out: {error}")
-    print(f"{min(num_clips, len(rows))} of {len(index)} videos: {out}")
+    print(f"{min(num_clips, len(rows) - len(bad))} of {len(index)} videos: {out}")
 
 
 def _class_names(index: VideoIndex, data: DataOptions) -> list[str]:
@@ -286,16 +289,7 @@ def _choose_rows(class_names: list[str], seed: int) -> list[int]:
 
 def main() -> int:
     """Run the program; returns its exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need not be UTF-8
-    try:
-        tyro.cli(show, prog="python -m pipeline.show")
-    except InputError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return run_program(show, "python -m pipeline.show")
 
 
 if __name__ == "__main__":

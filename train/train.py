@@ -27,6 +27,7 @@ import json
 import logging
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -41,6 +42,7 @@ from pipeline.index import VideoIndex
 from pipeline.lists import printable
 from pipeline.loader import ClipLoader
 from pipeline.plan import ClipSpec
+from pipeline.program import NO_PROCESSES, print_odd_names
 from pipeline.synthetic import generate_motion_dataset
 from train.checkpoint import LAST, TrainState, load
 from train.cli import PROGRAM, parse
@@ -82,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     command = f"{PROGRAM} {shlex.join(argv)}"
+    print_odd_names()
     try:
         run(parse(argv), command)
     except TooManyBadVideos as error:
@@ -91,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except (NonFiniteLossError, OSError) as error:
         return _fail(str(error), 1)
+    except BrokenProcessPool:
+        return _fail(NO_PROCESSES, 1)
     except Stopped as stopped:
         again = command if "--run.resume" in argv else f"{command} --run.resume"
         print(f"{stopped}; the checkpoint is written. Go on with: {again}", file=sys.stderr)

@@ -1,7 +1,10 @@
 """The index keeps what a scan found, and refuses to be misread."""
 
 import contextlib
+import errno
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -172,6 +175,99 @@ def test_refresh_keeps_one_file_up_to_date(folder: Path, tmp_path: Path, video: 
         VideoIndex.refresh(path, tmp_path)
     with pytest.raises(InputError, match="cannot be written there"):
         VideoIndex.refresh(tmp_path / "nowhere/index", folder)
+
+
+@pytest.mark.usefixtures("inline")
+def test_an_index_moves_with_its_folder_but_not_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = VideoIndex.refresh(folder / FILE_NAME, folder, progress=False)
+    shutil.copy(folder / FILE_NAME, tmp_path / "copy")
+    VideoIndex.refresh(tmp_path / "elsewhere", folder, progress=False)
+    assert VideoIndex.load(tmp_path / "copy").root == folder
+    moved = folder.rename(tmp_path / "moved")
+    monkeypatch.setattr("pipeline.index._scan_one", None)  # whatever is scanned fails
+    for index in (VideoIndex.build(moved), VideoIndex.refresh(moved / FILE_NAME, moved)):
+        assert index.root == moved and index.paths == first.paths
+        assert Path(index[0].path).exists()
+    for name in ("copy", "elsewhere"):
+        with pytest.raises(InputError, match=f"is the index of {folder}, .* or delete this one if that folder is no"):
+            VideoIndex.refresh(tmp_path / name, moved)
+
+
+@pytest.mark.usefixtures("inline")
+def test_an_index_that_is_up_to_date_need_not_be_writable(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    first = VideoIndex.refresh(shared, folder, progress=False)
+    monkeypatch.setattr("pipeline.index.os.access", lambda path, mode: False)
+    assert VideoIndex.refresh(shared, folder, progress=False).paths == first.paths
+    (folder / "b/broken.mp4").unlink()
+    monkeypatch.setattr("pipeline.index._scan_all", None)  # refused before it is called
+    with pytest.raises(InputError, match="cannot be written there"):
+        VideoIndex.refresh(shared, folder, progress=False)
+    with pytest.raises(InputError, match="cannot be written there"):
+        VideoIndex.refresh(tmp_path / "new", folder, progress=False)
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_file_of_others_where_the_index_would_be_ends_no_run(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / FILE_NAME
+    path.write_text("somebody's notes, longer than the start of an index")
+    assert len(build(folder)) == 4
+    assert f"{path} is not an index: move it, or name another file; it is not used" in caplog.text
+    assert len(VideoIndex.refresh(tmp_path / "index", folder, progress=False)) == 4
+    with pytest.raises(InputError, match="is not an index: move it"):
+        VideoIndex.refresh(path, folder)
+    assert path.read_text().startswith("somebody's")
+    path.unlink()
+    build(folder.parent).save(path)
+    caplog.clear()
+    assert len(build(folder)) == 4
+    assert f"is the index of {folder.parent}, not of {folder}; it is not used" in caplog.text
+
+
+def test_an_index_replaced_while_it_is_opened_is_read_whole(
+    small_index: VideoIndex, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "index"
+    small_index.save(path)
+    (tmp_path / "other").write_bytes(b"x" * path.stat().st_size)
+    parse = json.loads
+
+    def replace_and_parse(text: bytes) -> object:
+        os.replace(tmp_path / "other", path)
+        return parse(text)
+
+    monkeypatch.setattr("pipeline.array_file.json.loads", replace_and_parse)
+    index = VideoIndex.load(path)
+    assert path.read_bytes()[:1] == b"x"
+    for row in range(len(index)):
+        np.testing.assert_array_equal(index[row].offsets, small_index[row].offsets)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "lost+found").mkdir()
+    closed = ["lost+found"]
+    error: type[OSError] = PermissionError
+    scandir = os.scandir
+
+    def refusing(path: str):  # type: ignore[no-untyped-def]
+        if os.path.basename(path) in closed:
+            raise error(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    everything = find_videos(folder)
+    assert len(everything) == 5
+    closed.append("b")
+    with pytest.raises(InputError, match=f"{folder}/b cannot be listed: Permission denied: make it readable"):
+        find_videos(folder)
+    error = FileNotFoundError  # removed meanwhile
+    assert find_videos(folder) == [path for path in everything if not path.startswith("b/")]
 
 
 def test_program_says_what_it_found(folder: Path, tmp_path: Path) -> None:

@@ -251,3 +251,13 @@ def test_an_interrupted_run_is_taken_up_to_the_same_end(
     assert len(inline) == 40 - len(done) + 40  # what was left, then all for comparison
     assert tree(dst) == tree(whole)
     assert [path.name for path in (dst / FOLDER).iterdir()] == ["0of1.jsonl"]
+
+
+def test_lines_of_a_manifest_that_are_no_text_are_passed_over(src: Path, tmp_path: Path, inline: list[str]) -> None:
+    dst = tmp_path / "dst"
+    assert run(src, dst) == 0
+    with (dst / FOLDER / "0of1.jsonl").open("ab") as file:
+        file.write(b"\xff\xfe\x00 a disk's garbage\n")
+    inline.clear()
+    assert run(src, dst) == 0
+    assert inline == []

@@ -1,6 +1,7 @@
 """Contact sheets show the planned box where it is, and every view there is."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ from matplotlib.image import imread
 
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex
-from pipeline.plan import ClipSpec, plan_clip
-from pipeline.show import _BOX_COLOR, _choose_rows, _cut, _source_strip, draw_clips, show
+from pipeline.plan import TG_FORMS, ClipSpec, plan_clip
+from pipeline.show import _BOX_COLOR, _choose_rows, _cut, _source_strip, draw_clips, main, show
 
 SPEC = ClipSpec(clip_len=3, frame_stride=2, size=72, eval_size=72, min_crop_area=0.2)
 
@@ -61,6 +62,35 @@ def test_a_video_that_cannot_be_read_is_passed_over_and_named(
     show(tmp_path / "data", out=tmp_path / "loose.png", num_clips=1)
     assert "classes are not known" in capsys.readouterr().out  # there is one class left, and the picture all the same
     assert (tmp_path / "loose.png").exists()
+
+
+def test_videos_left_out_are_not_counted_as_drawn(
+    tmp_path: Path, video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a/1.avi", "b/2.avi"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True)
+        (tmp_path / "data" / name).write_bytes(video("mjpeg").read_bytes())
+    index = VideoIndex.build(tmp_path / "data", num_workers=1, progress=False)
+    (tmp_path / "data/a/1.avi").unlink()
+    monkeypatch.setattr(VideoIndex, "build", lambda root: index)
+    show(tmp_path / "data", out=tmp_path / "sheet.png")
+    printed = capsys.readouterr().out
+    assert "left out: " in printed and f"1 of 2 videos: {tmp_path / 'sheet.png'}" in printed
+
+    arguments = ["show", str(tmp_path / "data"), "--out", str(tmp_path / "data/b/2.avi/sheet.png")]
+    monkeypatch.setattr("sys.argv", arguments)
+    assert main() == 1
+    assert capsys.readouterr().err.startswith("error: [Errno")
+
+
+def test_both_forms_of_temporal_gradients_are_drawn(small_index: VideoIndex, tmp_path: Path) -> None:
+    for form in TG_FORMS:
+        draw_clips(small_index, [0], ["a"], tmp_path / form, replace(SPEC, tg_form=form), num_clips=1)
+    aligned, slow = ((imread(tmp_path / form, "png")) for form in TG_FORMS)
+    assert aligned.shape == slow.shape
+    top = 24 + 14 + 2 * (72 + 2)  # of the weak TG, below source and weak RGB
+    differ = [(aligned[y : y + 72] != slow[y : y + 72]).any() for y in (top - 74, top)]
+    assert differ == [False, True]
 
 
 def test_classes_take_turns() -> None:

@@ -1,5 +1,6 @@
 """The program as people start it, on a generated data set of a few tiny videos."""
 
+import io
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -299,3 +301,20 @@ def test_accuracies_of_a_finished_run_are_read_back(finished: Path) -> None:
     assert isinstance(accuracy, Accuracy)
     assert accuracy.num_videos == 8
     assert _recorded_test(finished / "run", NUM_STEPS - 1) is None
+
+
+def test_names_that_are_not_utf8_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+
+    def run(config: Config, command: str) -> None:
+        print("left out:", os.fsdecode(b"caf\xe9.mp4"))
+        raise BrokenProcessPool
+
+    monkeypatch.setattr("train.train.run", run)
+    assert main(["demo"]) == 1
+    out.flush()
+    err.flush()
+    assert out.buffer.getvalue() == b"left out: caf\\udce9.mp4\n"
+    assert err.buffer.getvalue().startswith(b"error: worker processes end")

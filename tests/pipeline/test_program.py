@@ -1,0 +1,66 @@
+"""Programs say in one line what stopped them."""
+
+import io
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.program import run_program
+
+
+@pytest.fixture(autouse=True)
+def _program(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(sys, "argv", ["program"])
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def function() -> None:
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (InputError("no such folder"), 2, "error: no such folder\n"),
+        (BrokenProcessPool("a process terminated"), 1, "error: worker processes end as soon as .*; all is kept\n"),
+        (OSError(28, "No space left"), 1, "error: .* No space left; all is kept\n"),
+        (KeyboardInterrupt(), 130, "interrupted; all is kept\n"),
+    ],
+)
+def test_what_stops_a_program_is_one_line(
+    error: BaseException, status: int, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_program(raising(error), "program", "; all is kept") == status
+    printed = capfd.readouterr().err
+    assert printed.count("\n") == 1
+    assert re.fullmatch(message, printed)
+
+
+def test_sigterm_ends_a_program_with_its_status() -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_program(lambda: os.kill(os.getpid(), signal.SIGTERM), "program")
+    assert ended.value.code == 143
+
+
+def test_the_function_decides_the_status_and_prints_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+
+    def function() -> int:
+        print(os.fsdecode(b"caf\xe9"))
+        return 1
+
+    assert run_program(function, "program") == 1
+    out.flush()
+    assert out.buffer.getvalue() == b"caf\\udce9\n"
