@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline import official
 from pipeline.errors import InputError
 from pipeline.folders import roster_of_folders
-from pipeline.lists import UNKNOWN, Entry, printable, read_class_names, read_list
+from pipeline.lists import UNKNOWN, Entry, check_listable, printable, read_class_names, read_list
 from pipeline.lookup import Lookup, Videos
 from pipeline.official import Annotations
 from pipeline.roster import Roster, compare_labels, roster_of_lists
@@ -157,10 +157,13 @@ def split_videos(index: Videos, options: DataOptions | None = None, *, seed: int
         )
         roster = _roster_of_lists(kind, folder, options, lookup)
     if not roster.val:
-        draw_val(roster, options.val_fraction, seed)
+        listed = read_list(options.labeled_list) if options.labeled_list else []
+        draw_val(roster, options.val_fraction, seed, keep={lookup.find(entry) for entry in listed})
     labeled, labels_from = _labeled(roster, options, lookup, seed)
     if not labeled:
         raise InputError("no training video has a label: write labels from 0 into the lists, -1 is for unknown ones")
+    for row in labeled:
+        check_listable(index.paths[row])  # a run writes them down as a list
     unlabeled = roster.train.keys() - labeled if options.exclude_labeled else roster.train.keys()
     if not unlabeled:
         raise InputError("every training video is labeled: add others, or leave out --data.exclude-labeled")

@@ -1,4 +1,4 @@
-"""Which files of a folder are meant: found by suffix, always in the same order."""
+"""Which files of a folder are meant, found by suffix, always in the same order; and small files written whole."""
 
 import os
 from collections.abc import Collection
@@ -59,3 +59,16 @@ def _refuse(error: OSError) -> None:
         return
     remedy = "make it readable, or move it away"
     raise InputError(f"{error.filename} cannot be listed: {error.strerror}: {remedy}") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file so that the path holds the old content or the new one, whole, whatever happens meanwhile."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a crash of the machine could leave the new name on an empty file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import InputError
+from pipeline.files import write_whole
 
 UNKNOWN = -1  # the label of a video whose class is not known
 _MAX_CLASSES = 100_000  # a label above is a mistake, not a class
@@ -105,6 +106,16 @@ def _shorten(line: str) -> str:
     return repr(line if len(line) <= 80 else line[:77] + "...")
 
 
+def check_listable(path: str) -> None:
+    """Refuse a path that a line of a list cannot hold.
+
+    Raises:
+        InputError: it has a line break in it.
+    """
+    if _LINE_END.search(path):
+        raise InputError(f"{path!r} cannot be listed: rename the file so that its name has no line break")
+
+
 def write_list(file: Path, videos: Iterable[tuple[str, int]]) -> None:
     """Write videos as lines of ``path label``.
 
@@ -117,11 +128,10 @@ def write_list(file: Path, videos: Iterable[tuple[str, int]]) -> None:
     """
     lines = []
     for path, label in videos:
-        if _LINE_END.search(path):
-            raise InputError(f"{path!r} cannot be listed: rename the file so that its name has no line break")
+        check_listable(path)
         # "./" keeps what reading would take for a comment or strip.
         lines.append(f"{'./' if path[0] == '#' or path[0].isspace() else ''}{path} {label}\n")
-    file.write_bytes(os.fsencode("".join(lines)))
+    write_whole(file, os.fsencode("".join(lines)))
 
 
 def read_class_names(file: Path) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ makes a run resume to the bit, and gives the same stream for any number of threa
 Clips are planned a batch at a time, since the price of a numpy call hardly depends on how many clips it serves: 0.07 ms
 a clip in batches of 5, 0.3 ms for one alone.  Both are the same function, so they agree to the bit.
 
-Left to others: which video stands at a position (:mod:`pipeline.loader`), what the strong operations do to pixels
+Left to others: which video stands at a position (:mod:`pipeline.stream`), what the strong operations do to pixels
 (:mod:`pipeline.strong`), decoding (:mod:`pipeline.decode`, :mod:`pipeline.graph`).
 """
 

@@ -8,7 +8,7 @@ are a subset of more.
 import hashlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pipeline.errors import InputError
 from pipeline.lists import UNKNOWN, Entry, printable, where
@@ -25,11 +25,17 @@ def drawing_order(roster: Roster, rows: Iterable[int], purpose: str, seed: int) 
     return sorted(rows, key=key)
 
 
-def draw_val(roster: Roster, fraction: float, seed: int) -> None:
+def draw_val(roster: Roster, fraction: float, seed: int, keep: Collection[int | str] = ()) -> None:
     """Move a share of each class from training to validation, at least one video, and leave at least one.
 
+    Args:
+        roster: changed.
+        fraction: the share.
+        seed: of the draw.
+        keep: rows that stay where they are, those on a labeled list; strings stand for videos that are not there.
+
     Raises:
-        InputError: a class has one video only.
+        InputError: a class has one video only, or none but those to keep.
     """
     for label, rows in rows_by_class(roster).items():
         if len(rows) < 2:
@@ -38,7 +44,14 @@ def draw_val(roster: Roster, fraction: float, seed: int) -> None:
                 "train and one to validate, or name the validation videos (folders train/ and val/, or --data.val-list)"
             )
         num_val = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-        for row in drawing_order(roster, rows, "val", seed)[:num_val]:
+        free = [row for row in rows if row not in keep]
+        if not free:
+            raise InputError(
+                f"all videos of class {printable(roster.class_names[label])!r} are on the labeled list and none is "
+                "left to validate: shorten the list, or name the validation videos (folders train/ and val/, or "
+                "--data.val-list)"
+            )
+        for row in drawing_order(roster, free, "val", seed)[:num_val]:
             roster.val[row] = roster.train.pop(row)
 
 

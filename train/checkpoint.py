@@ -36,6 +36,7 @@ _FREE_OPTIONS = frozenset(
         "run.log_every",
         "run.eval_every_epochs",
         "data.root",
+        "data.index",
         "data.annotations",
         "data.train_list",
         "data.val_list",
@@ -122,9 +123,9 @@ class TrainState:
             InputError: it belongs to another training; nothing has been changed.
         """
         check_same_training(checkpoint, self.config, self.class_names, path)
+        self.loader.load_state_dict(checkpoint["loader"])  # first, as it may refuse
         self.method.load_state_dict(checkpoint["method"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.loader.load_state_dict(checkpoint["loader"])
         self.window.load_state_dict(checkpoint["window"])
         self.step, self.evaluated_step = checkpoint["step"], checkpoint["evaluated_step"]
         self.best_top1 = checkpoint["best_top1"]

@@ -7,7 +7,6 @@ Which values make a good run is left to :mod:`train.recipes`, the constants of a
 
 import dataclasses
 import json
-import os
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import torch
 
 from pipeline.datasets import DataOptions
 from pipeline.errors import InputError
+from pipeline.processes import num_cores
 from pipeline.synthetic import MOTIONS
 from train.methods import METHODS
 from train.schedule import REFERENCE_BATCH, scaled_lr
@@ -96,7 +96,7 @@ class DataConfig(DataOptions):
     root: Path = Path("data")
     """Folder of the videos: one sub-folder per class, perhaps under train/ and val/, or a known data set."""
     index: Path | None = None
-    """File that keeps what is known of the videos, shared by runs; brought up to date by each. None: the run's own."""
+    """File of what is known of the videos, brought up to date by each run, which keeps a copy. None: its own."""
     clip_len: int = 8
     """Frames of a clip."""
     frame_stride: int = 8
@@ -259,7 +259,7 @@ def resolve(config: Config) -> Config:
     return dataclasses.replace(
         config,
         run=dataclasses.replace(config.run, device=device),
-        data=dataclasses.replace(config.data, num_threads=config.data.num_threads or len(os.sched_getaffinity(0))),
+        data=dataclasses.replace(config.data, num_threads=config.data.num_threads or num_cores()),
         optim=dataclasses.replace(
             config.optim, lr=config.optim.lr or scaled_lr(config.optim.batch_labeled, config.optim.lr_batch)
         ),

@@ -1,6 +1,5 @@
 """Where a run took place: versions, machine, commit and command, for the record in its folder."""
 
-import os
 import platform
 import subprocess
 import sys
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from pipeline.processes import num_cores
 
 _PACKAGES = ("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "av", "numpy")
 
@@ -28,7 +29,7 @@ def describe_environment(command: str) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cpu": _cpu_name(),
-        "num_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "num_cores": num_cores(),
         "platform": platform.platform(),
         "hostname": platform.node(),
         "executable": sys.executable,

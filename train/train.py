@@ -2,8 +2,8 @@
 
 Reads the command line, indexes the videos, trains the method and its baseline, evaluates, and writes the report.  A
 run leaves in its folder: config.json, environment.json, index, split.json, labeled.txt, missing_videos.txt where a list
-names such, last.pt, best.pt, metrics.jsonl, tensorboard/, report/.  Videos that go bad meanwhile are left out, and
-named at the end.
+names such, refused_videos.txt where files cannot be used, last.pt, best.pt, metrics.jsonl, tensorboard/, report/.
+Videos that go bad meanwhile are left out, and named at the end.
 
 Exit status: 0 when all is done; 2 for a mistake in the input, said in one line, with nothing written; 1 where training
 broke down or too many videos went bad; 130 after Ctrl-C and 143 after SIGTERM, with a checkpoint written where training
@@ -31,6 +31,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -38,6 +39,7 @@ from pipeline.batch import ClipBatch
 from pipeline.datasets import DataSplit, split_videos
 from pipeline.errors import InputError, TooManyBadVideos
 from pipeline.evaluation import center_views, multi_views
+from pipeline.files import write_whole
 from pipeline.index import VideoIndex
 from pipeline.lists import printable
 from pipeline.loader import ClipLoader
@@ -121,7 +123,8 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
         Final accuracy of each method.
 
     Raises:
-        InputError: something in the input is wrong; nothing is written but a generated data set.
+        InputError: something in the input is wrong; nothing is written but a generated data set, a shared index and
+            what has been scanned so far.
         TooManyBadVideos: more videos have gone bad than may; the checkpoint is written.
         NonFiniteLossError: training diverged.
         Stopped: a signal came.
@@ -136,9 +139,7 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
     videos = prepare_videos(config)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(_describe(videos))
-    for path, reason in videos.index.refused.items():
-        console.print(f"left out: {printable(path)}: {reason}")
-    for line in remarks(videos.split, config.run.dir):
+    for line in remarks(videos.index, videos.split, config.run.dir):
         console.print(line)
 
     results: dict[str, Accuracy] = {}
@@ -180,11 +181,17 @@ def prepare_videos(config: Config) -> Videos:
     saved = config.run.dir / INDEX
     previous = VideoIndex.load(saved) if saved.exists() else None
     index = _resumed_index(config, previous)
-    if index is None and data.index:
-        index = VideoIndex.refresh(data.index, data.root)
-    elif index is None:
-        index = VideoIndex.build(data.root, previous=previous, partial=config.run.dir / PARTIAL_INDEX)
+    if index is None:
+        index = _scanned_index(config, previous)
     return Videos(index, split_videos(index, data, seed=config.run.seed))
+
+
+def _scanned_index(config: Config, previous: VideoIndex | None) -> VideoIndex:
+    """The index of the videos as they are now."""
+    data = config.data
+    if data.index:
+        return VideoIndex.refresh(data.index, data.root)
+    return VideoIndex.build(data.root, previous=previous, partial=config.run.dir / PARTIAL_INDEX)
 
 
 def _resumed_index(config: Config, previous: VideoIndex | None) -> VideoIndex | None:
@@ -197,12 +204,12 @@ def _resumed_index(config: Config, previous: VideoIndex | None) -> VideoIndex | 
         return None
     root = config.data.root
     if previous.root != root.absolute():
-        index = VideoIndex.build(root)
-        different = sorted(set(index.paths) ^ set(previous.paths))
-        if different:
+        index = _scanned_index(config, None)
+        difference = _first_difference(index, previous)
+        if difference:
             raise InputError(
                 f"the videos below {root} are not those the run in {config.run.dir} began with, for example "
-                f"{different[0]}: restore them, or choose another --run.dir"
+                f"{difference}: restore them, or choose another --run.dir"
             )
         return index
     changes = previous.changed()
@@ -211,6 +218,19 @@ def _resumed_index(config: Config, previous: VideoIndex | None) -> VideoIndex | 
         if paths:
             log.warning("%s since the run began and %s: %d videos, %s first", kind, what_follows, len(paths), paths[0])
     return previous
+
+
+def _first_difference(index: VideoIndex, previous: VideoIndex) -> str | None:
+    """A video that only one of two indexes has, or that has other frames in one than in the other."""
+    different = sorted(set(index.paths) ^ set(previous.paths))
+    if different:
+        return printable(different[0])
+    shapes, before = (np.column_stack([one.num_frames, one.display_sizes]) for one in (index, previous))
+    rows = np.flatnonzero((shapes != before).any(axis=1))
+    if not len(rows):
+        return None
+    now, then = (f"{frames} frames of {width}x{height}" for frames, width, height in (shapes[rows[0]], before[rows[0]]))
+    return f"{printable(index.paths[rows[0]])} ({now}, not {then})"
 
 
 def train_one(
@@ -341,8 +361,8 @@ def _write_provenance(config: Config, videos: Videos, command: str) -> None:
     """The first thing a run writes: what it is, where it runs, and which videos it takes."""
     folder = config.run.dir
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(to_json(config))
-    (folder / "environment.json").write_text(json.dumps(describe_environment(command), indent=2) + "\n")
+    write_whole(folder / "config.json", to_json(config).encode())
+    write_whole(folder / "environment.json", (json.dumps(describe_environment(command), indent=2) + "\n").encode())
     write_split(folder, videos.index, videos.split)
     videos.index.save(folder / INDEX)
     (folder / PARTIAL_INDEX).unlink(missing_ok=True)

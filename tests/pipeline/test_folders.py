@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.datasets import DataOptions, DataSplit, split_videos
 from pipeline.errors import InputError
+from pipeline.lists import write_list
 from tests.pipeline.replicas import FakeIndex, make_index
 
 
@@ -54,6 +55,34 @@ def test_without_val_folder_validation_is_drawn_from_train(tmp_path: Path) -> No
     index = make_index(tmp_path, classes({"a": 10, "b": 10}, "train/"))
     split = split_folder(index, val_fraction=0.3)
     assert per_class(split, split.val) == [3, 3]
+
+
+def test_a_labeled_list_serves_every_seed(tmp_path: Path) -> None:
+    index = make_index(tmp_path, classes({"a": 10, "b": 20}))
+    drawn = split_folder(index, labels_per_class=5)
+    write_list(tmp_path / "labeled.txt", [(index.paths[row], int(drawn.labels[row])) for row in drawn.labeled])
+    vals = set()
+    for seed in range(6):
+        split = split_folder(index, seed, labeled_list=tmp_path / "labeled.txt")
+        assert split.digests["labeled"] == drawn.digests["labeled"]
+        assert per_class(split, split.val) == [2, 4]
+        assert not set(split.val) & set(split.unlabeled)
+        assert seed or split.digests == drawn.digests
+        vals.add(split.digests["val"])
+    assert len(vals) == 6
+
+
+def test_a_labeled_list_of_a_whole_class_leaves_none_to_validate(tmp_path: Path) -> None:
+    index = make_index(tmp_path, classes({"a": 3, "b": 5}))
+    write_list(tmp_path / "labeled.txt", [(path, int(path[0] == "b")) for path in index.paths[:4]])
+    with pytest.raises(InputError, match=r"all videos of class 'a' are on the labeled list .*--data\.val-list"):
+        split_folder(index, labeled_list=tmp_path / "labeled.txt")
+
+
+def test_a_name_with_a_line_break_is_refused_before_a_run_lists_it(tmp_path: Path) -> None:
+    index = make_index(tmp_path, [*classes({"a": 3, "b": 3}), "b/x\ny.mp4", "b/x\nz.mp4"])
+    with pytest.raises(InputError, match=r"'b/x\\n[yz]\.mp4' cannot be listed: rename"):
+        split_folder(index)
 
 
 def test_train_can_be_the_name_of_a_class(tmp_path: Path) -> None:

@@ -4,16 +4,16 @@ import os
 import resource
 import signal
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 
 from pipeline.errors import InputError
-from tests.train.standins import TinyLoader, make_config, make_state, run_training, with_run
-from train.checkpoint import BEST, LAST, TrainState, load, save
+from tests.train.standins import CLASS_NAMES, TinyLoader, make_config, make_state, run_training, with_run
+from train.checkpoint import BEST, LAST, TrainState, check_same_training, load, save
 from train.config import Config
 from train.evaluate import Accuracy
 from train.metrics import Record, read_metrics
@@ -179,6 +179,42 @@ def test_options_that_change_no_result_may_differ(tmp_path: Path) -> None:
     run_training(config)
     moved = replace(config, data=replace(config.data, root=Path("elsewhere"), num_threads=7))
     assert run_training(with_run(moved, max_steps=5, resume=True)).step == 5
+
+
+def _path_options(group: Any, prefix: str = "") -> list[str]:
+    """Names of the options that hold a path, as "data.root"."""
+    found = []
+    for name, hint in get_type_hints(type(group)).items():
+        value = getattr(group, name)
+        if is_dataclass(value):
+            found += _path_options(value, f"{prefix}{name}.")
+        elif hint is Path or Path in get_args(hint):
+            found.append(prefix + name)
+    return found
+
+
+def test_everything_on_disk_may_have_moved(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    checkpoint = make_state(config).checkpoint()
+    paths = _path_options(config)
+    assert {"run.dir", "data.root", "data.index", "data.labeled_list"} <= set(paths)
+    for path in paths:
+        group, name = path.split(".")
+        config = replace(config, **{group: replace(getattr(config, group), **{name: Path("elsewhere")})})
+    check_same_training(checkpoint, config, CLASS_NAMES, tmp_path / LAST)
+
+
+def test_a_checkpoint_that_the_loader_refuses_changes_nothing(tmp_path: Path) -> None:
+    class Refuses(TinyLoader):
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            raise InputError("leaves out a video that is not in the index")
+
+    checkpoint = run_training(make_config(tmp_path / "run")).checkpoint()
+    ours, untouched = make_state(make_config(tmp_path / "run"), Refuses()), make_state(make_config(tmp_path / "run"))
+    with pytest.raises(InputError, match="leaves out"):
+        ours.restore(checkpoint, tmp_path / LAST)
+    assert_same_bits(ours, untouched)
+    assert ours.step == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken zip"])

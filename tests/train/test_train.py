@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.encode import write_video
-from pipeline.index import VideoIndex
+from pipeline.errors import InputError
+from pipeline.index import VideoIndex, VideoRecord, scan
 from tests.conftest import moving_frames
 from train.config import Config, DataConfig, RunConfig, from_json
 from train.evaluate import Accuracy
@@ -163,6 +165,52 @@ def test_a_shared_index_serves_runs_and_is_kept_up_to_date(tmp_path: Path) -> No
     assert len(prepare_videos(config).index) == 5
     assert len(VideoIndex.load(shared)) == 5
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [(moving_frames(6, 32, 32), None), (moving_frames(9, 32, 32), "9 frames of 32x32"), (moving_frames(6, 48, 64), "")],
+)
+def test_a_run_resumes_at_another_root_only_with_the_same_frames(
+    tmp_path: Path, frames: np.ndarray, message: str | None
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for root in (first, second):
+        for name in ("left/0.avi", "left/1.avi", "right/0.avi", "right/1.avi"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            changed = root == second and name == "right/0.avi"
+            write_video(root / name, frames if changed else moving_frames(6, 32, 32), "mjpeg")
+    run = tmp_path / "run"
+    VideoIndex.build(first, progress=False).save(run / "index")
+    (run / "last.pt").touch()
+    shared = tmp_path / "shared.index"
+    config = Config(run=RunConfig(dir=run, resume=True), data=DataConfig(root=second, index=shared))
+    if message is None:
+        assert prepare_videos(config).index.root == second
+    else:
+        found = message or "6 frames of 48x64"
+        with pytest.raises(InputError, match=rf"right/0\.avi \({found}, not 6 frames of 32x32\): restore them"):
+            prepare_videos(config)
+    assert VideoIndex.load(shared).root == second
+
+
+def test_a_scan_at_another_root_is_kept_where_it_is_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for root in ("first", "second"):
+        for name in ("left/0.avi", "left/1.avi", "right/0.avi", "right/1.avi"):
+            (tmp_path / root / name).parent.mkdir(parents=True, exist_ok=True)
+            write_video(tmp_path / root / name, moving_frames(6, 32, 32), "mjpeg")
+    run = tmp_path / "run"
+    VideoIndex.build(tmp_path / "first", progress=False).save(run / "index")
+    (run / "last.pt").touch()
+
+    def cut_short(root: Path, paths: list[str], *rest: object) -> Iterator[tuple[str, VideoRecord]]:
+        yield paths[0], scan(root / paths[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.index._scan_all", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_videos(Config(run=RunConfig(dir=run, resume=True), data=DataConfig(root=tmp_path / "second")))
+    assert len(VideoIndex.load(run / "index.partial")) == 1
 
 
 def start(*words: str, script: bool = False) -> subprocess.Popen[str]:
