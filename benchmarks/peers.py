@@ -111,7 +111,7 @@ def run(benchmark: PeersBenchmark) -> int:
         },
         benchmark.results,
     )
-    return 0
+    return 0 if all(verdict["met"] for verdict in verdicts.values()) else 1
 
 
 def missing_packages() -> dict[str, tuple[str, ...]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.plan import ClipSpec as ClipSpec
     from pipeline.plan import plan_clip as plan_clip
     from pipeline.record import VideoRecord as VideoRecord
-    from pipeline.scan import scan as scan
+    from pipeline.scanning import scan as scan
 
 _HOME = {
     "BadVideo": "errors",
@@ -39,7 +39,7 @@ _HOME = {
     "VideoRecord": "record",
     "Views": "batch",
     "plan_clip": "plan",
-    "scan": "scan",
+    "scan": "scanning",
     "split_videos": "datasets",
     "temporal_gradient": "batch",
 }

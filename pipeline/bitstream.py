@@ -2,7 +2,7 @@
 
 Containers' keyframe flags are not to be trusted with it: they mark the open GOPs of H.264 and HEVC like closed ones,
 and some mark every packet.  Promises: pure functions that take any bytes at all; when in doubt a packet is plain.
-Left to others: where packets lie and in which order frames come (:mod:`pipeline.scan`).
+Left to others: where packets lie and in which order frames come (:mod:`pipeline.scanning`).
 """
 
 import re

@@ -3,7 +3,7 @@
 Promises: refused files are kept with their reasons; a saved index that is damaged, truncated or of another version is
 refused rather than misread, and damage to one video's packet table shows when its record is read; the same files give
 the same bytes, in whatever order and in however many sittings they were scanned.  Rows are sorted by path.  Left to
-others: one file (:mod:`pipeline.scan`), the file format (:mod:`pipeline.array_file`), and which video is of which
+others: one file (:mod:`pipeline.scanning`), the file format (:mod:`pipeline.array_file`), and which video is of which
 class (:mod:`pipeline.datasets`).
 
     python -m pipeline.index ROOT       index a folder ahead of training, or bring its index up to date
@@ -27,10 +27,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipeline.array_file import StoredArray, read_arrays, write_arrays
 from pipeline.errors import BadVideo, InputError
 from pipeline.files import VIDEO_SUFFIXES, find_videos
-from pipeline.processes import map_in_processes, num_cores
+from pipeline.processes import map_in_processes, num_processes
 from pipeline.program import run_program
 from pipeline.record import VideoRecord
-from pipeline.scan import scan
+from pipeline.scanning import scan
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +192,7 @@ class VideoIndex:
         Raises:
             InputError: there is no such folder, or not one usable video in it; or ``partial`` cannot be written.
         """
+        num_workers = num_processes(num_workers)
         root = Path(root).absolute()
         if previous is None:
             previous = _index_in(root)
@@ -208,7 +209,7 @@ class VideoIndex:
         began = saved = time.monotonic()
         saving_s = 0.0
         try:
-            for path, outcome in _scan_all(root, todo, num_workers or num_cores(), progress):
+            for path, outcome in _scan_all(root, todo, num_workers, progress):
                 outcomes[path] = outcome if isinstance(outcome, VideoRecord) else outcome.at(stats[path])
                 now = time.monotonic()
                 if partial and now - saved > max(_SAVE_EVERY_S, saving_s / _SAVING_SHARE):

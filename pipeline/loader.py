@@ -60,6 +60,7 @@ class ClipLoader:
 
     Attributes:
         steps_per_epoch: steps in one pass of all ranks over the unlabeled videos.
+        decoder: "ffmpeg" or "dali".
 
     Raises:
         InputError: nothing to train on, or a decoder that cannot take the videos.
@@ -86,7 +87,7 @@ class ClipLoader:
         self.steps_per_epoch = max(1, len(split.unlabeled) // (batch_unlabeled * world_size))
         # Validation videos count too: what cannot be decoded is said before training, not after an epoch of it.
         rows = np.unique(np.concatenate([split.labeled, split.unlabeled, split.val]))
-        decoder = choose_decoder(index, rows, decoder, device)
+        decoder = self.decoder = choose_decoder(index, rows, decoder, device)
         drawn = {"labeled": split.labeled} | ({"unlabeled": split.unlabeled} if needs.unlabeled else {})
         num_videos = len(np.unique(np.concatenate(list(drawn.values()))))
         self._quarantine = Quarantine(index.paths, num_videos, max_bad_fraction)

@@ -32,7 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipeline.errors import BadVideo, InputError
 from pipeline.files import find_files, find_videos
 from pipeline.manifest import FOLDER, Entry, append, open_manifest, read_manifests, summarize, summary_table
-from pipeline.processes import map_in_processes, num_cores
+from pipeline.processes import map_in_processes, num_processes
 from pipeline.program import run_program
 from pipeline.transcode import CODECS, DISK_FULL, Options, transcode
 
@@ -89,6 +89,7 @@ def prepare(
     number, num_shards = _parse_shard(shard)
     if short_side < _MIN_SHORT_SIDE or gop < 1:
         raise InputError(f"--short-side {short_side} --gop {gop}: take {_MIN_SHORT_SIDE} or more, and 1 or more")
+    num_workers = num_processes(num_workers)
     src, dst = src.absolute(), dst.absolute()
     _check_folders(src, dst)
     videos = find_videos(src)
@@ -107,7 +108,7 @@ def prepare(
         parts.mkdir()
         try:
             _copy_lists(src, dst, parts)
-            for entry in _transcode_all(jobs, len(mine), num_workers or num_cores()):
+            for entry in _transcode_all(jobs, len(mine), num_workers):
                 _remove_outdated(dst, entries.get(entry.path), entry)
                 append(manifest, entry)
         finally:

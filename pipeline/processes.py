@@ -15,6 +15,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from pipeline.errors import InputError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -24,6 +26,17 @@ _CHUNK = 8  # items a process gets at a time: handing over takes about 0.5 ms
 def num_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def num_processes(num_workers: int | None) -> int:
+    """How many processes a user asks for: one per core where None.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    if num_workers is not None and num_workers < 1:
+        raise InputError(f"--num-workers {num_workers} does no work: take 1 or more, or None for one per core")
+    return num_workers or num_cores()
 
 
 def map_in_processes(
@@ -42,6 +55,7 @@ def map_in_processes(
         BrokenProcessPool: processes cannot be started.
         Exception: what the function raised, if it raises.
     """
+    assert num_workers >= 1, num_workers
     todo = deque(items[at : at + chunk] for at in range(0, len(items), chunk))
     others = set(multiprocessing.active_children())
     idle = [_start() for _ in range(min(num_workers, len(todo)))]

@@ -30,7 +30,7 @@ from pipeline.decode import DECODER_OPTIONS, TURN, source_node
 from pipeline.encode import ENCODERS, Encoder, video_writer
 from pipeline.errors import BadVideo
 from pipeline.record import VideoRecord
-from pipeline.scan import scan
+from pipeline.scanning import scan
 
 # Near transparent at 256 lines.  On 15 surveillance and home videos, kB a frame, luma PSNR against the scaled source,
 # and cpu-ms to decode, crop and scale a clip of 2 x 8 frames: h264 so 4.1, 39.1 dB, 20; without fastdecode, which turns

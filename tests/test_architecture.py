@@ -1,6 +1,7 @@
 """Who may import whom: pipeline and model know nothing of each other, or of the trainer."""
 
 import ast
+import inspect
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,10 @@ def test_dali_ends_inside_the_pipeline() -> None:
     for package in ("model", "train"):
         for path in (ROOT / package).rglob("*.py"):
             assert "nvidia" not in imported_packages(path), path
+
+
+def test_public_names_are_what_they_say() -> None:
+    import pipeline
+
+    for name in pipeline.__all__:
+        assert not inspect.ismodule(getattr(pipeline, name)), f"a module hides pipeline.{name}"

@@ -29,6 +29,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -269,6 +270,10 @@ def train_one(
             check_same_split(run.dir, split)
         _write_provenance(config, videos, command)
         skipped: dict[str, str] = {}
+        decoding["decoder"] = loader.decoder  # settled; training and evaluation must not come to differ
+        enough = partial(
+            _enough, skipped=skipped, num_videos=len(split.val), max_bad_fraction=config.data.max_bad_fraction
+        )
         with (
             MetricsLog(run.dir, state.step) as metrics,
             Display(run.method, state.step, num_steps(state, schedule)) as display,
@@ -279,14 +284,14 @@ def train_one(
             def evaluate() -> Accuracy:
                 batch_size = optim.batch_labeled + optim.batch_unlabeled
                 clips = center_views(videos.index, split.val, spec, batch_size=batch_size, skipped=skipped, **decoding)
-                return evaluate_center(state.method.recognizer, stop.watch(_some(clips, skipped)), split.labels)
+                return evaluate_center(state.method.recognizer, stop.watch(enough(clips)), split.labels)
 
             train(state, schedule, run.dir, evaluate, metrics, display, stop)
             accuracy = _recorded_test(run.dir, state.step)
             if accuracy is None:
                 display.note("evaluating on 10 clips x 3 crops of every validation video")
                 views = multi_views(videos.index, split.val, spec, skipped=skipped, **decoding)
-                accuracy = evaluate_test(state.method.recognizer, stop.watch(_some(views, skipped)), split.labels)
+                accuracy = evaluate_test(state.method.recognizer, stop.watch(enough(views)), split.labels)
                 for path, reason in skipped.items():
                     metrics.write({"kind": "skipped", "step": state.step, "path": path, "reason": reason})
                 metrics.write({"kind": "test", "step": state.step, **asdict(accuracy)})
@@ -305,18 +310,26 @@ def _sample(loader: ClipLoader) -> tuple[ClipBatch | None, dict[str, str]]:
     return batch, loader.quarantined
 
 
-def _some(views: Iterable[View], skipped: dict[str, str]) -> Iterator[View]:
-    """The same views.
+def _enough(views: Iterable[View], skipped: dict[str, str], num_videos: int, max_bad_fraction: float) -> Iterator[View]:
+    """The same views, as long as few enough videos are skipped: accuracies over other videos are not the same numbers.
+
+    Args:
+        views: of validation videos.
+        skipped: reasons by path; grows while the views are made.
+        num_videos: validation videos there are.
+        max_bad_fraction: of them that may be skipped; one always may, if another is left.
 
     Raises:
-        TooManyBadVideos: there are none, since all videos were skipped.
+        TooManyBadVideos: more are skipped.
     """
-    none = True
+    limit = min(max(1, int(max_bad_fraction * num_videos)), num_videos - 1)
     for view in views:
-        none = False
+        if len(skipped) > limit:
+            break
         yield view
-    if none:
-        raise TooManyBadVideos(skipped, len(skipped), "none is left to validate on, restore them")
+    if len(skipped) > limit:
+        remedy = f"they are needed to validate on: restore them, or raise max_bad_fraction, now {max_bad_fraction:g}"
+        raise TooManyBadVideos(skipped, num_videos, remedy)
 
 
 def clip_spec(config: Config) -> ClipSpec:

@@ -14,7 +14,7 @@ from pipeline.graph import ClipGraph, GraphSpec, dali_refusal
 from pipeline.index import VideoIndex
 from pipeline.plan import ClipPlan, ClipSpec
 from pipeline.record import VideoRecord
-from pipeline.scan import scan
+from pipeline.scanning import scan
 
 PASS, FAIL, SKIP, INFO = "PASS", "FAIL", "SKIP", "info"
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import clips
 from pipeline.errors import InputError
-from pipeline.scan import scan
+from pipeline.scanning import scan
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from pipeline.decode import _run_packets, clip_frames, decode_clip, open_decoder, whole_frames
 from pipeline.errors import BadVideo
 from pipeline.record import VideoRecord
-from pipeline.scan import scan
+from pipeline.scanning import scan
 from pipeline.slicing import needed_packets, slice_clip
 
 SLICEABLE = ("mjpeg", "vp8", "vp9", "h264")

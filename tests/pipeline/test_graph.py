@@ -14,7 +14,7 @@ from pipeline.errors import BadVideo
 from pipeline.graph import ClipGraph, GraphSpec, dali_refusal
 from pipeline.index import VideoIndex
 from pipeline.plan import ClipSpec, plan_clip
-from pipeline.scan import scan
+from pipeline.scanning import scan
 
 SPEC = ClipSpec(clip_len=4, frame_stride=3, size=48, eval_size=56)
 

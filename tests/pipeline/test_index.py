@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pipeline.errors import BadVideo, InputError
 from pipeline.files import find_videos
 from pipeline.index import FILE_NAME, VideoIndex, _Refused, _scan_one
-from pipeline.scan import scan
+from pipeline.scanning import scan
 
 ROOT = Path(__file__).parents[2]
 

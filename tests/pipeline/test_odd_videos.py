@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.decode import clip_frames, decode_clip
 from pipeline.errors import BadVideo
-from pipeline.scan import scan
+from pipeline.scanning import scan
 
 REFUSED = {
     "derived_header_only.avi": "not a video",

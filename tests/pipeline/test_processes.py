@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.processes import map_in_processes
+from pipeline.errors import InputError
+from pipeline.processes import map_in_processes, num_processes
 
 
 def square_or_die(number: int) -> int:
@@ -68,3 +69,9 @@ def note_pid(folder: str) -> int:
     Path(folder, str(os.getpid())).touch()
     time.sleep(1000)
     return 0
+
+
+@pytest.mark.parametrize("num_workers", [0, -1])
+def test_fewer_than_one_process_is_refused(num_workers: int) -> None:
+    with pytest.raises(InputError, match=f"--num-workers {num_workers} does no work"):
+        num_processes(num_workers)

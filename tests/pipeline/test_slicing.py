@@ -18,7 +18,7 @@ from pipeline.graph import ClipGraph, GraphSpec
 from pipeline.matroska import to_matroska
 from pipeline.plan import ClipPlan
 from pipeline.record import CLOSED, DISPOSABLE, OPEN, PLAIN, VideoRecord
-from pipeline.scan import scan
+from pipeline.scanning import scan
 from pipeline.slicing import PacketSlice, needed_packets, slice_clip
 from pipeline.verify import slices_decode_alike
 from tests.conftest import moving_frames

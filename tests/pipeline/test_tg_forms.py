@@ -20,7 +20,7 @@ from pipeline.index import VideoIndex
 from pipeline.loader import ClipLoader
 from pipeline.plan import TG_FORMS, ClipPlan, ClipSpec, StrongPlan, plan_center, plan_clip, plan_clips, plan_test
 from pipeline.record import VideoRecord
-from pipeline.scan import scan
+from pipeline.scanning import scan
 from pipeline.strong import OPS
 
 FAST = ClipSpec(clip_len=4, frame_stride=3, size=48, eval_size=56)

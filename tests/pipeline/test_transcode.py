@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.encode import write_video
 from pipeline.errors import BadVideo
 from pipeline.record import CLOSED, OPEN
-from pipeline.scan import scan
+from pipeline.scanning import scan
 from pipeline.transcode import CODECS, Options, regular_clock, target_size, transcode
 from tests.conftest import moving_frames
 

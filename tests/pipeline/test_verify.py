@@ -16,7 +16,7 @@ from pipeline.graph import dali_refusal
 from pipeline.index import VideoIndex
 from pipeline.loader import choose_decoder
 from pipeline.record import VideoRecord
-from pipeline.scan import scan
+from pipeline.scanning import scan
 from pipeline.slicing import slice_clip
 from pipeline.verify import reason_against_slices, slices_decode_alike
 

@@ -18,7 +18,9 @@ import torch
 
 from pipeline.encode import write_video
 from pipeline.errors import InputError
-from pipeline.index import VideoIndex, VideoRecord, scan
+from pipeline.index import VideoIndex
+from pipeline.record import VideoRecord
+from pipeline.scanning import scan
 from tests.conftest import moving_frames
 from train.config import Config, DataConfig, RunConfig, from_json
 from train.evaluate import Accuracy
@@ -335,10 +337,15 @@ def test_too_many_bad_videos_end_the_run_with_a_list_and_a_checkpoint_that_goes_
 
     for path in deleted:
         shutil.copy2(finished / "data" / path.relative_to(data), path)
-    for path in (data / "val").rglob("*.*"):
+    val = sorted((data / "val").rglob("*.*"))
+    for path in val[:2]:
         path.unlink()
     assert main(words) == 1
-    assert "8 of 8 videos have gone bad: none is left to validate on, restore them\n" in capsys.readouterr().err
+    assert "2 of 8 videos have gone bad: they are needed to validate on: restore them" in capsys.readouterr().err
+    for path in val[2:]:
+        path.unlink()
+    assert main(words) == 1
+    assert "8 of 8 videos have gone bad: they are needed to validate on: restore them" in capsys.readouterr().err
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] > step
 
 

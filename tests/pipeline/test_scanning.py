@@ -13,7 +13,7 @@ from pipeline.decode import decode_clip
 from pipeline.encode import write_video
 from pipeline.errors import BadVideo
 from pipeline.record import CLOSED
-from pipeline.scan import scan
+from pipeline.scanning import scan
 from tests.conftest import moving_frames
 
 CODECS = ("mjpeg", "vp8", "vp9", "h264", "mpeg4", "hevc", "av1")
