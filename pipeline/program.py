@@ -31,7 +31,7 @@ def run_program(function: Callable[..., int | None], name: str, kept: str = "") 
         print(f"terminated{kept}", file=sys.stderr)
         sys.exit(128 + signum)
 
-    signal.signal(signal.SIGTERM, terminate)
+    before = signal.signal(signal.SIGTERM, terminate)
     print_odd_names()
     try:
         return tyro.cli(function, prog=name) or 0
@@ -47,6 +47,8 @@ def run_program(function: Callable[..., int | None], name: str, kept: str = "") 
     except KeyboardInterrupt:
         print(f"interrupted{kept}", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def print_odd_names() -> None:
