@@ -179,3 +179,25 @@ def test_file_that_changed_after_the_scan_is_refused(codec: str, video: Callable
     path.unlink()
     with pytest.raises(BadVideo, match=r"cannot be opened any more|No such file"):
         decode_clip(record, WANTED, (0, 0, 96, 72), False, (16, 16))
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "mpeg4", "vp8", "vp9", "h264", "hevc", "av1"])
+def test_nothing_is_probed_that_the_index_knows(
+    codec: str, video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = scan(video(codec))
+    monkeypatch.setattr(av, "open", None)  # no demuxer, no stream information
+    assert len(decode_clip(record, WANTED, (0, 0, 96, 72), False, (32, 32))) == len(WANTED)
+
+
+def test_a_file_that_may_not_be_read_is_a_bad_video(
+    video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = scan(video("vp8"))
+
+    def refuse(path: str, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("pipeline.slicing.os.open", refuse)
+    with pytest.raises(BadVideo, match="cannot be opened any more: Permission denied"):
+        decode_clip(record, WANTED, (0, 0, 96, 72), False, (32, 32))

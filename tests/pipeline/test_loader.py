@@ -403,3 +403,18 @@ def test_multi_views_are_ten_clips_of_three_crops_of_the_same_frames(small_index
 def views_width(index: VideoIndex, row: int) -> int:
     width, height = index[row].display_size
     return int(width * SPEC.eval_size / height + 0.5)
+
+
+def test_thirty_views_take_one_decode_a_video(small_index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    read = ClipGraph.read
+
+    def note(self: ClipGraph, record: VideoRecord, plan: ClipPlan) -> Sample:
+        decoded.append(record.path)
+        return read(self, record, plan)
+
+    monkeypatch.setattr(ClipGraph, "read", note)
+    rows = np.arange(5)
+    for _, views in multi_views(small_index, rows, SPEC):
+        assert len(views.rgb) == 30
+    assert decoded == [small_index[row].path for row in rows.tolist()]
