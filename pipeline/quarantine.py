@@ -25,6 +25,11 @@ from pipeline.record import VideoRecord
 log = logging.getLogger(__name__)
 
 
+def num_tolerated(num_videos: int, max_bad_fraction: float) -> int:
+    """How many of so many videos may go bad: a fraction of them, but one at least, so that it ends no small run."""
+    return max(1, int(max_bad_fraction * num_videos))
+
+
 class Fault(NamedTuple):
     """Why a video is left out, and from which step on."""
 
@@ -69,7 +74,7 @@ class Quarantine:
             if row not in self._faults:
                 log.warning("%s is left out from step %d on: %s", self._paths[row], step, reason)
             self._faults[row] = Fault(step, reason)
-        if len(self._faults) > max(1, int(self._max_bad_fraction * self._num_videos)):
+        if len(self._faults) > num_tolerated(self._num_videos, self._max_bad_fraction):
             raise TooManyBadVideos(
                 {self._paths[row]: fault.reason for row, fault in self._faults.items()},
                 self._num_videos,

@@ -17,6 +17,18 @@ torch.set_num_threads(1)  # small tensors, and the machine may have few cores
 REAL_VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
 ODD_VIDEOS = REAL_VIDEOS / "odd"
 
+TINY_CLIPS = {
+    "data.clip-len": 4,
+    "data.frame-stride": 1,
+    "data.size": 32,
+    "data.eval-size": 32,
+    "data.num-threads": 1,
+    "model.width": 4,
+    "optim.batch-labeled": 2,
+    "optim.batch-unlabeled": 2,
+}
+"""Options of a run that takes a second a step or less."""
+
 
 def moving_frames(num_frames: int = 40, width: int = 96, height: int = 72, seed: int = 0) -> np.ndarray:
     """(N, H, W, 3) uint8: a smooth colour texture that drifts, so that every frame differs from every other."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.batch import ClipBatch
+from pipeline.files import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 _NOT_LOSSES = frozenset(
@@ -142,9 +143,7 @@ class MetricsLog:
     def __init__(self, run_dir: Path, step: int) -> None:
         self._path = run_dir / METRICS_FILE
         kept = [record for record in read_metrics(run_dir) if int(record["step"] or 0) <= step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        temporary.replace(self._path)
+        write_whole(self._path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self._path.open("a")
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
 

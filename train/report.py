@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from pipeline.batch import ClipBatch
+from pipeline.files import write_whole
 from pipeline.show import contact_sheet
 from train.evaluate import Accuracy
 from train.metrics import Record, loss_names, read_metrics
@@ -51,9 +52,7 @@ def write_report(
     if batch is not None:
         contact_sheet(batch, folder / "contact_sheet.png", class_names)
     summary = folder / "summary.md"
-    temporary = summary.with_suffix(".tmp")
-    temporary.write_text(_summary(results, videos, left_out, command, sheet=batch is not None))
-    temporary.replace(summary)
+    write_whole(summary, _summary(results, videos, left_out, command, sheet=batch is not None).encode())
     return summary
 
 

@@ -46,6 +46,7 @@ from pipeline.lists import printable
 from pipeline.loader import ClipLoader
 from pipeline.plan import ClipSpec
 from pipeline.program import NO_PROCESSES, print_odd_names
+from pipeline.quarantine import num_tolerated
 from pipeline.synthetic import generate_motion_dataset
 from train.checkpoint import LAST, TrainState, load
 from train.cli import PROGRAM, parse
@@ -322,7 +323,7 @@ def _enough(views: Iterable[View], skipped: dict[str, str], num_videos: int, max
     Raises:
         TooManyBadVideos: more are skipped.
     """
-    limit = min(max(1, int(max_bad_fraction * num_videos)), num_videos - 1)
+    limit = min(num_tolerated(num_videos, max_bad_fraction), num_videos - 1)
     for view in views:
         if len(skipped) > limit:
             break

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.encode import write_video
-from tests.conftest import moving_frames
+from tests.conftest import TINY_CLIPS, moving_frames
 from tests.pipeline import replicas
 from train.cli import parse
 from train.config import resolve
@@ -17,14 +17,7 @@ from train.recipes import RECIPES
 from train.train import main, prepare_videos
 
 TINY = {
-    "data.clip-len": 4,
-    "data.frame-stride": 1,
-    "data.size": 32,
-    "data.eval-size": 32,
-    "data.num-threads": 1,
-    "model.width": 4,
-    "optim.batch-labeled": 2,
-    "optim.batch-unlabeled": 2,
+    **TINY_CLIPS,
     "run.max-steps": 2,
 }
 

@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.index import VideoIndex
 from pipeline.record import VideoRecord
 from pipeline.scanning import scan
-from tests.conftest import moving_frames
+from tests.conftest import TINY_CLIPS, moving_frames
 from train.config import Config, DataConfig, RunConfig, from_json
 from train.evaluate import Accuracy
 from train.metrics import read_metrics
@@ -34,14 +34,7 @@ TINY = {
     "data.generate.size": 32,
     "data.generate.num-frames": 12,
     "data.labels-per-class": 1,
-    "data.clip-len": 4,
-    "data.frame-stride": 1,
-    "data.size": 32,
-    "data.eval-size": 32,
-    "data.num-threads": 1,
-    "model.width": 4,
-    "optim.batch-labeled": 2,
-    "optim.batch-unlabeled": 2,
+    **TINY_CLIPS,
     "optim.warmup-epochs": 0,
     "method.warmup-epochs": 0,
     "optim.epochs": 2,
