@@ -35,6 +35,7 @@ _FREE_OPTIONS = frozenset(
         "run.device",
         "run.log_every",
         "run.eval_every_epochs",
+        "run.checkpoint_every",
         "data.root",
         "data.index",
         "data.annotations",

@@ -50,6 +50,8 @@ class RunConfig:
     """Steps between two lines of the log."""
     eval_every_epochs: int = 5
     """Epochs between two evaluations on one center clip per video, each followed by a checkpoint."""
+    checkpoint_every: int | None = None
+    """Steps between two checkpoints; None writes them at evaluations only. A killed run loses what follows the last."""
 
     def __post_init__(self) -> None:
         known = ", ".join(METHODS)
@@ -69,6 +71,10 @@ class RunConfig:
         )
         _require(self.log_every >= 1, f"--run.log-every {self.log_every}: take 1 or more")
         _require(self.eval_every_epochs >= 1, f"--run.eval-every-epochs {self.eval_every_epochs}: take 1 or more")
+        _require(
+            self.checkpoint_every is None or self.checkpoint_every >= 1,
+            f"--run.checkpoint-every {self.checkpoint_every}: take 1 or more, or None for evaluations only",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,12 +52,17 @@ def train(
     device = next(method.parameters()).device
     progress = torch.zeros((), device=device)
     meter = Meter()
+    saved_step = state.step
     method.train()
     while True:
         with _saving_what_is_done(state, run_dir):
             if _evaluation_due(state, schedule, last_step):
                 _evaluate_and_save(state, run_dir, evaluate, metrics, display)
+                saved_step = state.step
                 meter.restart()
+            elif saved_step < state.step and _checkpoint_due(state):
+                save(run_dir / LAST, state.checkpoint())
+                saved_step = state.step
             if state.step >= last_step:
                 return
             stop.check()
@@ -100,6 +105,11 @@ def _evaluation_due(state: TrainState, schedule: Schedule, last_step: int) -> bo
     """At the end, and every few epochs; asked before a step, so that a cut-off evaluation is made up for."""
     every = state.config.run.eval_every_epochs * schedule.steps_per_epoch
     return state.evaluated_step < state.step and (state.step % every == 0 or state.step >= last_step)
+
+
+def _checkpoint_due(state: TrainState) -> bool:
+    every = state.config.run.checkpoint_every
+    return every is not None and state.step % every == 0
 
 
 def _evaluate_and_save(

@@ -64,6 +64,7 @@ def test_unknown_saved_option_is_named() -> None:
         (RunConfig, {"seed": -1}, r"--run\.seed -1"),
         (RunConfig, {"log_every": 0}, r"--run\.log-every 0: take 1"),
         (RunConfig, {"eval_every_epochs": 0}, r"--run\.eval-every-epochs 0: take 1"),
+        (RunConfig, {"checkpoint_every": 0}, r"--run\.checkpoint-every 0: take 1"),
         (RunConfig, {"method": "magic"}, r"--run\.method magic is unknown: choose one of supervised, fixmatch"),
         (RunConfig, {"baseline": "magic"}, r"--run\.baseline magic is unknown: choose one of supervised"),
         (RunConfig, {"method": "fixmatch", "baseline": "fixmatch"}, r"--run\.baseline fixmatch is the method itself"),

@@ -58,6 +58,20 @@ def test_evaluates_every_few_epochs_and_at_the_end(tmp_path: Path) -> None:
     assert [record["step"] for record in read_metrics(tmp_path) if record["kind"] == "val"] == [6, 9]
 
 
+def test_checkpoints_are_written_every_so_many_steps_and_at_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr("train.loop.save", lambda path, checkpoint: saved.append(checkpoint["step"]))
+    run_training(
+        with_run(make_config(tmp_path / "often"), checkpoint_every=2), evaluate=lambda step: Accuracy(0, 0, 0, 1)
+    )
+    assert saved == [2, 4, 6, 6, 8, 9]  # at step 6 the best one too
+    saved.clear()
+    run_training(make_config(tmp_path / "default"), evaluate=lambda step: Accuracy(0, 0, 0, 1))
+    assert saved == [6, 6, 9]
+
+
 def test_records_average_the_steps_since_the_last_one(tmp_path: Path) -> None:
     every_step = make_config(tmp_path / "one")
     run_training(with_run(every_step, log_every=1))
