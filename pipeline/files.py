@@ -1,8 +1,10 @@
-"""Which files of a folder are meant, found by suffix, always in the same order; and small files written whole."""
+"""Which files of a folder are meant, found by suffix, always in the same order; and files written whole."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.errors import InputError
 
@@ -62,13 +64,48 @@ def _refuse(error: OSError) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file so that the path holds the old content or the new one, whole, whatever happens meanwhile."""
+    """Write a small file as :func:`open_whole` does."""
+    with open_whole(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def open_whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing so that its path holds the old content or the new one, whole, whatever happens meanwhile.
+
+    The new one appears when the block ends without an error, and then outlasts a crash of the machine too.
+
+    Raises:
+        OSError: it cannot be written, say for a full disk; names the file.
+    """
     temporary = path.with_name(f"{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # or a crash of the machine could leave the new name on an empty file
-        temporary.replace(path)
+        with naming(path):
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # or a crash of the machine could leave the new name on an empty file
+            temporary.replace(path)
+            _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have the system's errors name a file: a write that fails tells why, but not where."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Keep a new name through a crash of the machine."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems refuse; there is nothing else to ask of them
+            os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -20,6 +20,7 @@ from pipeline.batch import ClipBatch, Views
 from pipeline.datasets import DataOptions, split_videos
 from pipeline.decode import decode_clip
 from pipeline.errors import BadVideo, InputError
+from pipeline.files import open_whole
 from pipeline.graph import ClipGraph, GraphSpec
 from pipeline.index import VideoIndex
 from pipeline.plan import ClipPlan, ClipSpec, plan_clip
@@ -201,7 +202,8 @@ def _draw_sheet(panels: list[_Panel], path: Path) -> None:
     for x, y_text, text in texts:
         figure.text(x / width, 1 - y_text / height, text, fontsize=8, va="center", ha="left", parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_figure(path, dpi=_DPI, format="png")
+    with open_whole(path) as file:
+        FigureCanvasAgg(figure).print_figure(file, dpi=_DPI, format="png")
 
 
 def _column_width(panel: _Panel) -> int:

@@ -2,7 +2,10 @@
 
 import sys
 
-from train.train import main
+from train.stop import end_at_signals
 
 if __name__ == "__main__":
+    end_at_signals()
+    from train.train import main
+
     sys.exit(main())

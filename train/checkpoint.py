@@ -6,7 +6,6 @@ When to save is left to :mod:`train.loop`.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from pipeline.batch import ClipBatch
 from pipeline.errors import InputError
+from pipeline.files import open_whole
 from train.config import Config, to_json
 from train.methods import Method
 from train.metrics import Window
@@ -127,7 +127,7 @@ class TrainState:
         self.loader.load_state_dict(checkpoint["loader"])  # first, as it may refuse
         self.method.load_state_dict(checkpoint["method"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.window.load_state_dict(checkpoint["window"])
+        self.window.load_state_dict(checkpoint["window"], checkpoint["step"])
         self.step, self.evaluated_step = checkpoint["step"], checkpoint["evaluated_step"]
         self.best_top1 = checkpoint["best_top1"]
         _set_rng_state(checkpoint["rng"])
@@ -139,15 +139,10 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
     Raises:
         OSError: it cannot be written, say for a full disk.  The old one is untouched.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open_whole(path) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())  # or a crash of the machine could leave the new name on an empty file
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        temporary.unlink(missing_ok=True)
         raise OSError(f"cannot write the checkpoint {path} ({error}); the one before it, if any, is whole") from error
 
 

@@ -68,7 +68,7 @@ def fit(
         validation = Validation(config, videos, loader.decoder, stop)
         recognizer = {method.modality: method.recognizer}
         with (
-            MetricsLog(run.dir, state.step) as metrics,
+            MetricsLog(run.dir, state.step, state.evaluated_step) as metrics,
             Display(run.method, state.step, num_steps(state, schedule)) as display,
         ):
             if run.resume:
@@ -128,6 +128,8 @@ def _write_provenance(config: Config, videos: Videos, command: str) -> None:
     """The first thing a run writes: what it is, where it runs, and which videos it takes."""
     folder = config.run.dir
     folder.mkdir(parents=True, exist_ok=True)
+    for half in folder.glob("*.tmp"):
+        half.unlink()  # left by a run that was killed while it wrote
     write_whole(folder / "config.json", to_json(config).encode())
     write_whole(folder / "environment.json", (json.dumps(describe_environment(command), indent=2) + "\n").encode())
     write_split(folder, videos.index, videos.split)

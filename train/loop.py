@@ -8,8 +8,9 @@ to the loader.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,13 +56,13 @@ def train(
     saved_step = state.step
     method.train()
     while True:
-        with _saving_what_is_done(state, run_dir):
+        with _saving_what_is_done(state, run_dir, metrics):
             if _evaluation_due(state, schedule, last_step):
                 _evaluate_and_save(state, run_dir, evaluate, metrics, display)
                 saved_step = state.step
                 meter.restart()
             elif saved_step < state.step and _checkpoint_due(state):
-                save(run_dir / LAST, state.checkpoint())
+                _save(state.checkpoint(), metrics, run_dir / LAST)
                 saved_step = state.step
             if state.step >= last_step:
                 return
@@ -87,12 +88,12 @@ def train(
 
 
 @contextmanager
-def _saving_what_is_done(state: TrainState, run_dir: Path) -> Iterator[None]:
+def _saving_what_is_done(state: TrainState, run_dir: Path, metrics: MetricsLog) -> Iterator[None]:
     """What fails between two steps costs none: a batch that could not be made has not touched the weights."""
     try:
         yield
     except Exception:
-        save(run_dir / LAST, state.checkpoint())
+        _save(state.checkpoint(), metrics, run_dir / LAST)
         raise
 
 
@@ -115,14 +116,21 @@ def _checkpoint_due(state: TrainState) -> bool:
 def _evaluate_and_save(
     state: TrainState, run_dir: Path, evaluate: Callable[[], Accuracy], metrics: MetricsLog, display: Display
 ) -> None:
+    state.window.check()  # minutes may go into an evaluation, and none into that of weights which are not numbers
     accuracy = evaluate()
-    is_best = accuracy.top1 > state.best_top1
-    state.best_top1 = max(accuracy.top1, state.best_top1)
-    state.evaluated_step = state.step
-    checkpoint = state.checkpoint()
-    # The record comes first: if the run dies before the checkpoint is whole, resuming drops it and evaluates again.
+    evaluated = replace(state, evaluated_step=state.step, best_top1=max(accuracy.top1, state.best_top1))
+    checkpoint = evaluated.checkpoint()
+    # Record, best, last: a run that dies in between resumes from the last before, which drops the record, evaluates
+    # again with the same result, and writes the same best.
     metrics.write({"kind": "val", "step": state.step, **asdict(accuracy)})
-    if is_best:
-        save(run_dir / BEST, checkpoint)
-    save(run_dir / LAST, checkpoint)
+    if accuracy.top1 > state.best_top1:
+        _save(checkpoint, metrics, run_dir / BEST)
+    _save(checkpoint, metrics, run_dir / LAST)
+    state.evaluated_step, state.best_top1 = evaluated.evaluated_step, evaluated.best_top1
     display.note(f"step {state.step}: val top-1 {accuracy.top1:.1%} on one center clip of {accuracy.num_videos} videos")
+
+
+def _save(checkpoint: dict[str, Any], metrics: MetricsLog, path: Path) -> None:
+    """Write a checkpoint after the records that it will not write again."""
+    metrics.sync()
+    save(path, checkpoint)

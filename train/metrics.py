@@ -6,8 +6,10 @@ step, term and videos, and that a resumed run continues its file without gaps or
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,13 +19,15 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.batch import ClipBatch
-from pipeline.files import write_whole
+from pipeline.errors import InputError
+from pipeline.files import naming, write_whole
 
 METRICS_FILE = "metrics.jsonl"
 _NOT_LOSSES = frozenset(
     {"kind", "step", "epoch", "lr", "mask_rate", "pseudo_label_accuracy", "grad_norm"}
     | {"clips_per_s", "step_ms", "data_wait_ms", "num_quarantined"}
 )
+_DERIVED = ("loss", "grad_norm")  # made of the other terms: not the origin where one of those is bad too
 _MAY_BE_NAN = frozenset({"pseudo_label_accuracy"})  # NaN where no pseudo-label was kept
 
 Record = dict[str, float | int | str | None]
@@ -72,13 +76,24 @@ class Window:
         """
         return dict(zip(self._names, self._gather().nanmean(dim=0).tolist(), strict=True))
 
+    def check(self) -> None:
+        """Wait for the device, and raise as :meth:`means` does."""
+        self._gather()
+
     def state_dict(self) -> dict[str, Any]:
         """Names of the terms, and their values as (num_steps, num_terms) float32.  As for :meth:`means`."""
         return {"names": self._names, "rows": self._gather()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the terms of a checkpoint."""
-        self._names, self._restored = list(state["names"]), state["rows"]
+    def load_state_dict(self, state: dict[str, Any], step: int) -> None:
+        """Take up the terms of a checkpoint.
+
+        Args:
+            state: terms of the steps before it.
+            step: steps done; those since the last multiple of ``log_every``, which may have changed, are kept.
+        """
+        rows = state["rows"]
+        self._names = list(state["names"])
+        self._restored = rows[max(0, len(rows) - step % self._log_every) :]
         self._rows, self._batches = [], []
 
     def _gather(self) -> Tensor:
@@ -94,8 +109,12 @@ class Window:
 
     def _describe(self, number: int, terms: Tensor, bad: Tensor) -> str:
         step, labeled, unlabeled = self._batches[number]
-        values = [f"{name} = {terms[i]:g}" for i, name in enumerate(self._names) if bad[i]]
-        message = f"step {step + 1} is not finite: {', '.join(values)}; labeled videos: {self._name(labeled)}"
+        values = {name: f"{name} = {terms[i]:g}" for i, name in enumerate(self._names) if bad[i]}
+        origins = [value for name, value in values.items() if name not in _DERIVED]
+        derived = [values[name] for name in _DERIVED if name in values]
+        message = (
+            f"step {step + 1} is not finite: {', '.join(origins + derived)}; labeled videos: {self._name(labeled)}"
+        )
         return message if unlabeled is None else f"{message}; unlabeled videos: {self._name(unlabeled)}"
 
     def _name(self, ids: Tensor) -> str:
@@ -137,40 +156,82 @@ class MetricsLog:
     Args:
         run_dir: the run's folder; it exists.
         step: steps done so far; records beyond it stem from a run that was cut off after its last checkpoint, and
-            are dropped.
+            are dropped, as are those of an evaluation or a test that was cut off.
+        evaluated_step: step of the newest evaluation that is done.
     """
 
-    def __init__(self, run_dir: Path, step: int) -> None:
-        self._path = run_dir / METRICS_FILE
-        kept = [record for record in read_metrics(run_dir) if int(record["step"] or 0) <= step]
+    def __init__(self, run_dir: Path, step: int, evaluated_step: int) -> None:
+        self._path, self._board_dir = run_dir / METRICS_FILE, run_dir / "tensorboard"
+        kept = _records_of_whole_steps(read_metrics(run_dir), step, evaluated_step)
         write_whole(self._path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+        self._board = SummaryWriter(str(self._board_dir), purge_step=step + 1)
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._file.close()
-        self._board.close()
+        # What could not be written fails a second time when it is closed; the first time tells what to do.
+        for path, file in ((self._path, self._file), (self._board_dir, self._board)):
+            with suppress(OSError) if isinstance(error, OSError) else naming(path):
+                file.close()
 
     def write(self, record: Mapping[str, float | int | str]) -> None:
-        """Write one record; it has a "kind" and a "step", and NaN becomes null."""
+        """Write one record; it has a "kind" and a "step", and NaN becomes null.
+
+        Raises:
+            OSError: it cannot be written, say for a full disk.
+        """
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._file.write(json.dumps(plain) + "\n")
-        self._file.flush()
-        for name, value in plain.items():
-            if name not in ("kind", "step") and isinstance(value, int | float):
-                self._board.add_scalar(f"{record['kind']}/{name}", value, int(record["step"]))
+        with naming(self._path):
+            self._file.write(json.dumps(plain) + "\n")
+            self._file.flush()
+        with naming(self._board_dir):
+            for name, value in plain.items():
+                if name not in ("kind", "step") and isinstance(value, int | float):
+                    self._board.add_scalar(f"{record['kind']}/{name}", value, int(record["step"]))
+
+    def sync(self) -> None:
+        """Have all records outlast a kill and a crash of the machine.
+
+        Raises:
+            OSError: as for :meth:`write`.
+        """
+        with naming(self._path):
+            os.fsync(self._file.fileno())
+        with naming(self._board_dir):
+            self._board.flush()
+
+
+def _records_of_whole_steps(records: list[Record], step: int, evaluated_step: int) -> list[Record]:
+    """Those up to a checkpoint: it was evaluated or not, and a test is whole if its own line, the last, is there."""
+    tested = {record["step"] for record in records if record["kind"] == "test"}
+    newest = {"val": evaluated_step}
+    return [
+        record
+        for record in records
+        if int(record["step"] or 0) <= newest.get(str(record["kind"]), step)
+        and (record["kind"] != "skipped" or record["step"] in tested)
+    ]
 
 
 def read_metrics(run_dir: Path) -> list[Record]:
-    """All whole records of a run; a last line that was cut off in writing is left out."""
+    """All whole records of a run; a last line that was cut off in writing is left out.
+
+    Raises:
+        InputError: a line is damaged.
+    """
     path = run_dir / METRICS_FILE
     if not path.exists():
         return []
     lines = path.read_text().split("\n")[:-1]  # what follows the last newline was cut off
-    return [json.loads(line) for line in lines]
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise InputError(f"line {number} of {path} is damaged: delete it, the run needs none of them") from error
+    return records
 
 
 def loss_names(record: Iterable[str]) -> list[str]:

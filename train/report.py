@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from pipeline.batch import ClipBatch
-from pipeline.files import write_whole
+from pipeline.files import open_whole, write_whole
 from pipeline.show import contact_sheet
 from train.metrics import Record, loss_names, read_metrics
 from train.scoring import Accuracy
@@ -142,7 +142,8 @@ def draw_curves(runs: Mapping[str, list[Record]], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize="small")
-    figure.savefig(path, dpi=100)
+    with open_whole(path) as file:
+        figure.savefig(file, format="png", dpi=100)
 
 
 def _plot(axes: Axes, records: list[Record], name: str, label: str, **style: float | str) -> None:

@@ -6,8 +6,8 @@ names such, refused_videos.txt where files cannot be used, last.pt, best.pt, met
 Videos that go bad meanwhile are left out, and named at the end.
 
 Exit status: 0 when all is done; 2 for a mistake in the input, said in one line, with nothing written; 1 where training
-broke down or too many videos went bad; 130 after Ctrl-C and 143 after SIGTERM, with a checkpoint written where training
-had begun.
+broke down, too many videos went bad or the disk is full; 130 after Ctrl-C and 143 after SIGTERM, with a checkpoint
+written where training had begun.
 """
 
 import os
@@ -23,7 +23,14 @@ if not __package__:
     _FOLDER = Path(__file__).resolve().parent
     sys.path[:] = [str(_FOLDER.parent), *(entry for entry in sys.path if Path(entry).resolve() != _FOLDER)]
 
+if __name__ == "__main__":
+    from train.stop import end_at_signals
+
+    end_at_signals()
+
 import shlex
+import signal
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -41,7 +48,7 @@ from train.metrics import NonFiniteLossError
 from train.report import result_table, write_report
 from train.scoring import Accuracy
 from train.split_record import remarks
-from train.stop import Stopped, StopSignal
+from train.stop import Stopped, StopSignal, Terminated, interrupting_signals
 from train.videos import describe_videos, prepare_videos
 
 
@@ -56,9 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     command = f"{PROGRAM} {shlex.join(argv)}"
+    again = command if "--run.resume" in argv else f"{command} --run.resume"
     print_odd_names()
+    threading.excepthook = _leave_system_errors_to_the_main_thread
     try:
-        run(parse(argv), command)
+        with interrupting_signals():
+            run(parse(argv), command)
     except TooManyBadVideos as error:
         print(f"error: {error}\nThe checkpoint is written: go on with --run.resume", file=sys.stderr)
         return 1
@@ -69,12 +79,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenProcessPool:
         return _fail(NO_PROCESSES, 1)
     except Stopped as stopped:
-        again = command if "--run.resume" in argv else f"{command} --run.resume"
         print(f"{stopped}; the checkpoint is written. Go on with: {again}", file=sys.stderr)
         return stopped.exit_status
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as interrupt:
+        signum = signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT
+        print(f"stopped by {signum.name}. Go on with: {again}", file=sys.stderr)
+        return 128 + signum
     return 0
+
+
+def _leave_system_errors_to_the_main_thread(error: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread, and raises what fails there once more in the main one: one line is enough."""
+    if not issubclass(error.exc_type, OSError):
+        threading.__excepthook__(error)
 
 
 def _fail(message: str, status: int) -> int:

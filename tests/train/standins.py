@@ -130,12 +130,16 @@ def run_training(
     if last.exists():
         torch.manual_seed(12345)  # what a new process happens to have
         state.restore(load(last), last)
-    schedule = Schedule(lr=0.1, epochs=3, warmup_epochs=1, steps_per_epoch=STEPS_PER_EPOCH)
+    schedule = Schedule(lr=0.1, epochs=config.optim.epochs, warmup_epochs=1, steps_per_epoch=STEPS_PER_EPOCH)
 
     def accuracy() -> Accuracy:
         return evaluate(state.step) if evaluate else Accuracy(0.5, 1.0, 0.5, 4)
 
-    with StopSignal() as stop, MetricsLog(config.run.dir, state.step) as metrics, Display("tiny", 0, 9) as display:
+    with (
+        StopSignal() as stop,
+        MetricsLog(config.run.dir, state.step, state.evaluated_step) as metrics,
+        Display("tiny", 0, 9) as display,
+    ):
         train(state, schedule, config.run.dir, accuracy, metrics, display, stop)
     return state
 

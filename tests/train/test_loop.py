@@ -109,7 +109,7 @@ def test_non_finite_loss_names_step_terms_and_videos_and_is_not_saved(tmp_path: 
     with pytest.raises(NonFiniteLossError) as error:
         run_training(config, PoisonedLoader())
     message = str(error.value)
-    assert message.startswith("step 5 is not finite: loss = nan, supervised = nan;")
+    assert message.startswith("step 5 is not finite: supervised = nan, loss = nan;")
     assert message.endswith("labeled videos: video40.mp4, video41.mp4, video42.mp4, video43.mp4")
     assert (tmp_path / LAST).read_bytes() == before
 

@@ -36,7 +36,7 @@ def test_first_bad_step_is_named_also_behind_steps_from_a_checkpoint() -> None:
     for step in range(2):
         before.add(step, _terms(1.0), make_batch(step))
     window = Window(10, NAMES)
-    window.load_state_dict(before.state_dict())
+    window.load_state_dict(before.state_dict(), 2)
     for step, loss in [(2, 1.0), (3, math.inf), (4, math.nan)]:
         window.add(step, _terms(loss), make_batch(step))
     with pytest.raises(NonFiniteLossError, match=r"step 4 is not finite: loss = inf; labeled videos: video30\.mp4, "):
@@ -60,25 +60,25 @@ def test_meter_counts_every_video_once_and_the_wait() -> None:
 
 
 def test_resuming_drops_what_lies_beyond_the_checkpoint_and_a_half_written_line(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, 0) as log:
+    with MetricsLog(tmp_path, 0, 0) as log:
         for step in (2, 4, 6):
             log.write({"kind": "train", "step": step, "loss": float(step)})
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write('{"kind": "train", "st')
-    with MetricsLog(tmp_path, 4) as log:
+    with MetricsLog(tmp_path, 4, 4) as log:
         log.write({"kind": "train", "step": 6, "loss": 6.5})
     assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [(2, 2.0), (4, 4.0), (6, 6.5)]
 
 
 def test_starting_from_scratch_leaves_nothing_of_a_run_without_a_checkpoint(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, 0) as log:
+    with MetricsLog(tmp_path, 0, 0) as log:
         log.write({"kind": "train", "step": 2, "loss": 1.0})
-    with MetricsLog(tmp_path, 0):
+    with MetricsLog(tmp_path, 0, 0):
         assert read_metrics(tmp_path) == []
 
 
 def test_file_is_plain_json_with_null_for_nan(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, 0) as log:
+    with MetricsLog(tmp_path, 0, 0) as log:
         log.write({"kind": "train", "step": 1, "pseudo_label_accuracy": math.nan, "loss": 0.5})
 
     def refuse(constant: str) -> None:
@@ -91,7 +91,7 @@ def test_file_is_plain_json_with_null_for_nan(tmp_path: Path) -> None:
 def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with MetricsLog(tmp_path, 0) as log:
+    with MetricsLog(tmp_path, 0, 0) as log:
         log.write({"kind": "val", "step": 3, "top1": 0.5})
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("val/top1")] == [(3, 0.5)]
