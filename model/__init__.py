@@ -6,5 +6,14 @@ where clips come from or what they are trained for.
 
 from model.dual import ContrastHead, DualR3D, ModalityOutput
 from model.r3d import R3D18, normalize
+from model.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
 
-__all__ = ["R3D18", "ContrastHead", "DualR3D", "ModalityOutput", "normalize"]
+__all__ = [
+    "R3D18",
+    "ContrastHead",
+    "DualR3D",
+    "ModalityOutput",
+    "SyncBatchNorm",
+    "normalize",
+    "synchronize_batch_norm",
+]

@@ -18,6 +18,7 @@ from pipeline.batch import ClipBatch
 from pipeline.errors import InputError
 from pipeline.files import open_whole
 from train.config import Config, to_json
+from train.distributed import ALONE, Ranks, merged_loader_state
 from train.methods import Method
 from train.metrics import Window
 
@@ -81,6 +82,7 @@ class TrainState:
         step: optimizer steps done.
         evaluated_step: step of the newest evaluation.
         best_top1: highest accuracy of an evaluation so far, -1 before the first.
+        ranks: those that train together.
     """
 
     config: Config
@@ -92,13 +94,16 @@ class TrainState:
     step: int = 0
     evaluated_step: int = 0
     best_top1: float = -1.0
+    ranks: Ranks = ALONE
 
     def checkpoint(self) -> dict[str, Any]:
-        """All of it as tensors, numbers and strings.
+        """All of it, on all ranks, as tensors, numbers and strings; all ranks must ask for it.
 
         Raises:
             NonFiniteLossError: a step since the last log line went wrong; such a state is not worth keeping.
         """
+        window = self.window.state_dict()
+        rng, *rng_of_others = self.ranks.gather(_rng_state())
         return {
             "format": _FORMAT,
             "config": to_json(self.config),
@@ -106,11 +111,12 @@ class TrainState:
             "step": self.step,
             "evaluated_step": self.evaluated_step,
             "best_top1": self.best_top1,
-            "window": self.window.state_dict(),
+            "window": window,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "loader": self.loader.state_dict(),
-            "rng": _rng_state(),
+            "loader": merged_loader_state(self.ranks.gather(self.loader.state_dict())),
+            "rng": rng,
+            **({"rng_of_others": rng_of_others} if rng_of_others else {}),
         }
 
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
@@ -130,7 +136,9 @@ class TrainState:
         self.window.load_state_dict(checkpoint["window"], checkpoint["step"])
         self.step, self.evaluated_step = checkpoint["step"], checkpoint["evaluated_step"]
         self.best_top1 = checkpoint["best_top1"]
-        _set_rng_state(checkpoint["rng"])
+        rng = [checkpoint["rng"], *checkpoint.get("rng_of_others", ())]
+        if self.ranks.rank < len(rng):  # a rank that was not there before has its own already
+            _set_rng_state(rng[self.ranks.rank])
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -146,20 +154,36 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
         raise OSError(f"cannot write the checkpoint {path} ({error}); the one before it, if any, is whole") from error
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint to the host.
+
+    Args:
+        path: the file.
+        mmap: leaves the tensors in the file, for those who do not look at them.
 
     Raises:
         InputError: the file is not a checkpoint of this program, or damaged.
     """
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         found = checkpoint["format"]
     except Exception as error:  # torch.load raises many kinds, depending on the bytes it meets
         raise InputError(f"{path} is not a checkpoint of this program, or damaged: {type(error).__name__}") from error
     if found != _FORMAT:
         raise InputError(f"{path} is a checkpoint of format {found}, this program reads {_FORMAT}: use its own version")
     return checkpoint
+
+
+def saved_world_size(path: Path) -> int | None:
+    """How many GPUs' clips make up a step of the run that a checkpoint is of; None where there is none yet.
+
+    Raises:
+        InputError: as for :func:`load`.
+    """
+    if not path.exists():
+        return None
+    run: dict[str, Any] = json.loads(load(path, mmap=True)["config"])["run"]
+    return run.get("world_size") or 1
 
 
 def check_same_training(checkpoint: dict[str, Any], config: Config, class_names: tuple[str, ...], path: Path) -> None:

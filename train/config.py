@@ -46,6 +46,8 @@ class RunConfig:
     """Go on from the run's last checkpoint; start from scratch where there is none yet."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
+    world_size: int | None = None
+    """GPUs whose clips make up a step, however many train; None takes those there are, or were when the run began."""
     log_every: int = 10
     """Steps between two lines of the log."""
     eval_every_epochs: int = 5
@@ -68,6 +70,10 @@ class RunConfig:
         _require(
             self.max_steps is None or self.max_steps >= 1,
             f"--run.max-steps {self.max_steps} trains nothing: take 1 or more, or None for all epochs",
+        )
+        _require(
+            self.world_size is None or self.world_size >= 1,
+            f"--run.world-size {self.world_size}: take 1 or more, or None for as many as there are",
         )
         _require(self.log_every >= 1, f"--run.log-every {self.log_every}: take 1 or more")
         _require(self.eval_every_epochs >= 1, f"--run.eval-every-epochs {self.eval_every_epochs}: take 1 or more")
@@ -253,22 +259,37 @@ def with_method(config: Config, name: str) -> Config:
     return dataclasses.replace(config, run=run, method=config_type(**kept))
 
 
-def resolve(config: Config) -> Config:
-    """Settle what the configuration leaves to this machine and to rules: device, threads, learning rate.
+def find_device(config: Config) -> Literal["cpu", "cuda"]:
+    """The device that the configuration asks for.
 
     Raises:
-        InputError: the device asked for is not there.
+        InputError: it is not there.
     """
     found: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     device = found if config.run.device == "auto" else config.run.device
     _require(device in ("cpu", found), f"--run.device {device}: torch finds no usable GPU here, take cpu or auto")
+    return device
+
+
+def resolve(config: Config, world_size: int = 1, local_world_size: int = 1) -> Config:
+    """Settle what the configuration leaves to this machine and to rules: device, threads, learning rate.
+
+    Args:
+        config: any.
+        world_size: GPUs whose clips make up a step, where the configuration does not say.
+        local_world_size: processes that share the cores of this machine.
+
+    Raises:
+        InputError: the device asked for is not there.
+    """
+    world_size = config.run.world_size or world_size
+    num_threads = config.data.num_threads or max(1, num_cores() // local_world_size)
+    lr = config.optim.lr or scaled_lr(config.optim.batch_labeled * world_size, config.optim.lr_batch)
     return dataclasses.replace(
         config,
-        run=dataclasses.replace(config.run, device=device),
-        data=dataclasses.replace(config.data, num_threads=config.data.num_threads or num_cores()),
-        optim=dataclasses.replace(
-            config.optim, lr=config.optim.lr or scaled_lr(config.optim.batch_labeled, config.optim.lr_batch)
-        ),
+        run=dataclasses.replace(config.run, device=find_device(config), world_size=world_size),
+        data=dataclasses.replace(config.data, num_threads=num_threads),
+        optim=dataclasses.replace(config.optim, lr=lr),
     )
 
 

@@ -25,10 +25,13 @@ class Display:
         step: steps done before.
         num_steps: steps in all.
         console: where to, standard output by default.
+        quiet: shows nothing, for ranks other than the first.
     """
 
-    def __init__(self, title: str, step: int, num_steps: int, console: Console | None = None) -> None:
-        self._console = console or Console(soft_wrap=True, highlight=False, markup=False)
+    def __init__(
+        self, title: str, step: int, num_steps: int, console: Console | None = None, *, quiet: bool = False
+    ) -> None:
+        self._console = console or Console(soft_wrap=True, highlight=False, markup=False, quiet=quiet)
         self._title = title
         self._first_step, self._num_steps = step, num_steps
         self._started = time.perf_counter()

@@ -1,15 +1,17 @@
 """One method of a run: train it, or go on training it, and test it.
 
-Promises the files a training leaves in its folder, and that one which is started again continues to the bit.  Where
-the videos come from is left to :mod:`train.videos`, the steps to :mod:`train.loop`.
+Promises the files a training leaves in its folder, which the first rank alone writes, and that one which is started
+again continues to the bit.  Where the videos come from is left to :mod:`train.videos`, the steps to :mod:`train.loop`.
 """
 
 import json
+from contextlib import ExitStack
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
 
+from model import synchronize_batch_norm
 from pipeline.batch import ClipBatch
 from pipeline.errors import TooManyBadVideos
 from pipeline.files import write_whole
@@ -17,6 +19,7 @@ from pipeline.loader import ClipLoader
 from train.checkpoint import LAST, TrainState, load
 from train.config import Config, to_json
 from train.display import Display
+from train.distributed import ALONE, Ranks, batch_share
 from train.environment import describe_environment
 from train.loop import num_steps, train
 from train.methods import METHODS, Method
@@ -31,7 +34,7 @@ from train.videos import INDEX, PARTIAL_INDEX, Videos
 
 
 def fit(
-    config: Config, videos: Videos, command: str, stop: StopSignal
+    config: Config, videos: Videos, command: str, stop: StopSignal, ranks: Ranks = ALONE
 ) -> tuple[Accuracy, ClipBatch | None, dict[str, str]]:
     """Train one method, or go on training it, and evaluate it on all views.
 
@@ -40,36 +43,31 @@ def fit(
         videos: what to train and evaluate on.
         command: the command line, for the record.
         stop: asked between steps and during evaluations.
+        ranks: those that train together.
 
     Returns:
         Accuracy of the last weights on 10 clips x 3 crops per video, a batch to look at (None where too many videos
-        have gone bad for one), and why videos were left out, by path.
+        have gone bad for one, and on other ranks than the first), and why videos were left out, by path.
     """
-    run, optim, split = config.run, config.optim, videos.split
-    method = _new_method(config, len(split.class_names))
-    with ClipLoader(
-        videos.index,
-        split,
-        method.needs,
-        clip_spec(config),
-        batch_labeled=optim.batch_labeled,
-        batch_unlabeled=optim.batch_unlabeled,
-        seed=run.seed,
-        max_bad_fraction=config.data.max_bad_fraction,
-        **decoding(config),
-    ) as loader:
-        state, schedule = _new_state(config, videos, method, loader)
-        last = run.dir / LAST
-        begun = last.exists()
-        if begun:
-            state.restore(load(last), last)
-            check_same_split(run.dir, split)
-        _write_provenance(config, videos, command)
-        validation = Validation(config, videos, loader.decoder, stop)
+    run, split = config.run, videos.split
+    method = _new_method(config, len(split.class_names), ranks)
+    with ExitStack() as stack:
+        with ranks.together():
+            loader = stack.enter_context(_new_loader(config, videos, method, ranks))
+            state, schedule = _new_state(config, videos, method, loader, ranks)
+            last = run.dir / LAST
+            begun = last.exists()
+            if begun:
+                state.restore(load(last), last)
+                check_same_split(run.dir, split)
+        with ranks.together():
+            if ranks.is_first:
+                _write_provenance(config, videos, command)
+        validation = Validation(config, videos, loader.decoder, stop, ranks=ranks)
         recognizer = {method.modality: method.recognizer}
         with (
-            MetricsLog(run.dir, state.step, state.evaluated_step) as metrics,
-            Display(run.method, state.step, num_steps(state, schedule)) as display,
+            MetricsLog(run.dir if ranks.is_first else None, state.step, state.evaluated_step) as metrics,
+            Display(run.method, state.step, num_steps(state, schedule), quiet=not ranks.is_first) as display,
         ):
             if run.resume:
                 display.note(f"resumed at step {state.step}" if begun else "no checkpoint yet, starting from scratch")
@@ -77,20 +75,22 @@ def fit(
             def evaluate() -> Accuracy:
                 return validation.center(recognizer)[method.modality].accuracy(split.labels)
 
-            train(state, schedule, run.dir, evaluate, metrics, display, stop)
-            accuracy = _recorded_test(run.dir, state.step)
+            module = ranks.data_parallel(method)
+            train(state, schedule, run.dir, evaluate, metrics, display, stop, module)
+            accuracy = ranks.first(_recorded_test(run.dir, state.step))
             if accuracy is None:
                 display.note("evaluating on 10 clips x 3 crops of every validation video")
                 predictions = validation.test(recognizer)
                 accuracy = predictions[method.modality].accuracy(split.labels)
-                write_predictions(run.dir, state.step, predictions, videos.index.paths, split.labels)
+                if ranks.is_first:
+                    write_predictions(run.dir, state.step, predictions, videos.index.paths, split.labels)
                 for path, reason in validation.skipped.items():
                     metrics.write({"kind": "skipped", "step": state.step, "path": path, "reason": reason})
                 metrics.write({"kind": "test", "step": state.step, **asdict(accuracy)})
                 skipped = validation.skipped
             else:
                 skipped = _recorded_skips(run.dir, state.step)
-        batch, bad = _sample(loader)
+        batch, bad = _sample(loader) if ranks.is_first else (None, {})
         return accuracy, batch, {**skipped, **bad}
 
 
@@ -103,14 +103,37 @@ def _sample(loader: ClipLoader) -> tuple[ClipBatch | None, dict[str, str]]:
     return batch, loader.quarantined
 
 
-def _new_method(config: Config, num_classes: int) -> Method:
-    """Networks with their first weights."""
+def _new_method(config: Config, num_classes: int, ranks: Ranks) -> Method:
+    """Networks with their first weights, the same on all ranks; their dropout is not."""
     torch.manual_seed(config.run.seed)
     method = METHODS[config.run.method](num_classes, config.method, config.model.width, config.model.dropout)
-    return method.to(torch.device(config.run.device)).to(memory_format=torch.channels_last_3d)
+    if ranks.world_size > 1:
+        synchronize_batch_norm(method)
+        torch.manual_seed(config.run.seed + (ranks.rank << 32))
+    return method.to(torch.device(ranks.device(config.run.device))).to(memory_format=torch.channels_last_3d)
 
 
-def _new_state(config: Config, videos: Videos, method: Method, loader: ClipLoader) -> tuple[TrainState, Schedule]:
+def _new_loader(config: Config, videos: Videos, method: Method, ranks: Ranks) -> ClipLoader:
+    """This rank's share of every step."""
+    batch_labeled, batch_unlabeled = batch_share(config, ranks)
+    return ClipLoader(
+        videos.index,
+        videos.split,
+        method.needs,
+        clip_spec(config),
+        batch_labeled=batch_labeled,
+        batch_unlabeled=batch_unlabeled,
+        seed=config.run.seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        max_bad_fraction=config.data.max_bad_fraction,
+        **decoding(config, ranks),
+    )
+
+
+def _new_state(
+    config: Config, videos: Videos, method: Method, loader: ClipLoader, ranks: Ranks
+) -> tuple[TrainState, Schedule]:
     """An optimizer without momentum yet, and the schedule."""
     run, optim, class_names = config.run, config.optim, videos.split.class_names
     assert optim.lr is not None, "the configuration is resolved"
@@ -120,8 +143,8 @@ def _new_state(config: Config, videos: Videos, method: Method, loader: ClipLoade
     schedule = Schedule(
         lr=optim.lr, epochs=optim.epochs, warmup_epochs=optim.warmup_epochs, steps_per_epoch=loader.steps_per_epoch
     )
-    window = Window(run.log_every, videos.index.paths)
-    return TrainState(config, class_names, method, optimizer, loader, window), schedule
+    window = Window(run.log_every, videos.index.paths, ranks)
+    return TrainState(config, class_names, method, optimizer, loader, window, ranks=ranks), schedule
 
 
 def _write_provenance(config: Config, videos: Videos, command: str) -> None:

@@ -1,8 +1,8 @@
 """The training loop: a batch, its losses, one step; once in a while a log line, an evaluation, a checkpoint.
 
-Promises that steps do not wait for the device except where numbers are logged, and that a stop request, and whatever
-fails between two steps, is answered with a checkpoint.  What a loss is, is left to the method; where batches come from,
-to the loader.
+Promises that steps do not wait for the device except where numbers are logged, that a stop request, and whatever fails
+between two steps, is answered with a checkpoint, and that all ranks stop at the same step, of which the first writes.
+What a loss is, is left to the method; where batches come from, to the loader.
 """
 
 import time
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from train.checkpoint import BEST, LAST, TrainState, save
 from train.display import Display
+from train.distributed import RankLostError, Ranks
 from train.metrics import Meter, MetricsLog
 from train.schedule import Schedule
 from train.scoring import Accuracy
@@ -31,6 +33,7 @@ def train(
     metrics: MetricsLog,
     display: Display,
     stop: StopSignal,
+    module: nn.Module | None = None,
 ) -> None:
     """Train from the state's step to the end.
 
@@ -42,17 +45,21 @@ def train(
         metrics: takes the records.
         display: shows them.
         stop: asked between steps and during evaluations.
+        module: what a step calls, if not the state's method itself: it, within DDP.
 
     Raises:
+        RankFailedError: something failed on another rank; the checkpoint is written if it did between two steps.
+        RankLostError: another rank has died; nothing is saved, since a part of the state is lost.
         Stopped: a signal asked for it; the checkpoint is written.
         TooManyBadVideos: more videos have gone bad than may; the checkpoint is written.
         NonFiniteLossError: a loss or the gradient became infinite or NaN; nothing is saved.
     """
-    config, method, optimizer = state.config, state.method, state.optimizer
+    config, method, optimizer, ranks = state.config, state.method, state.optimizer, state.ranks
+    module = method if module is None else module
     last_step = num_steps(state, schedule)
     device = next(method.parameters()).device
     progress = torch.zeros((), device=device)
-    meter = Meter()
+    meter = Meter(ranks)
     saved_step = state.step
     method.train()
     while True:
@@ -62,18 +69,19 @@ def train(
                 saved_step = state.step
                 meter.restart()
             elif saved_step < state.step and _checkpoint_due(state):
-                _save(state.checkpoint(), metrics, run_dir / LAST)
+                _save(state.checkpoint(), metrics, state.ranks, run_dir / LAST)
                 saved_step = state.step
             if state.step >= last_step:
                 return
-            stop.check()
-            started = time.perf_counter()
-            batch = next(state.loader)
-            waited = time.perf_counter() - started
+            with ranks.together():
+                stop.check()
+                started = time.perf_counter()
+                batch = next(state.loader)
+                waited = time.perf_counter() - started
 
         lr = schedule.lr_at(state.step)
         progress.fill_(schedule.epoch(state.step))
-        terms = train_step(method, optimizer, batch, progress, lr=lr, clip_norm=config.optim.clip_norm)
+        terms = train_step(module, optimizer, batch, progress, lr=lr, clip_norm=config.optim.clip_norm)
         state.window.add(state.step, terms, batch)
         meter.step(waited, batch)
         state.step += 1
@@ -81,7 +89,7 @@ def train(
 
         if state.step % config.run.log_every == 0 or state.step == last_step:
             record = {"epoch": schedule.epoch(state.step - 1), "lr": lr, **state.window.means(), **meter.read()}
-            record["num_quarantined"] = len(state.loader.quarantined)
+            record["num_quarantined"] = len(set().union(*ranks.gather(list(state.loader.quarantined))))
             metrics.write({"kind": "train", "step": state.step, **record})
             display.log(state.step, record)
             meter.restart()
@@ -92,9 +100,20 @@ def _saving_what_is_done(state: TrainState, run_dir: Path, metrics: MetricsLog) 
     """What fails between two steps costs none: a batch that could not be made has not touched the weights."""
     try:
         yield
-    except Exception:
-        _save(state.checkpoint(), metrics, run_dir / LAST)
+    except RankLostError:
         raise
+    except Exception:
+        _save(state.checkpoint(), metrics, state.ranks, run_dir / LAST)
+        raise
+
+
+def _save(checkpoint: dict[str, Any], metrics: MetricsLog, ranks: Ranks, *paths: Path) -> None:
+    """Have the first rank write a checkpoint, after the records that it will not write again."""
+    with ranks.together():
+        if ranks.is_first:
+            metrics.sync()
+            for path in paths:
+                save(path, checkpoint)
 
 
 def num_steps(state: TrainState, schedule: Schedule) -> int:
@@ -123,14 +142,7 @@ def _evaluate_and_save(
     # Record, best, last: a run that dies in between resumes from the last before, which drops the record, evaluates
     # again with the same result, and writes the same best.
     metrics.write({"kind": "val", "step": state.step, **asdict(accuracy)})
-    if accuracy.top1 > state.best_top1:
-        _save(checkpoint, metrics, run_dir / BEST)
-    _save(checkpoint, metrics, run_dir / LAST)
+    best = [run_dir / BEST] if accuracy.top1 > state.best_top1 else []
+    _save(checkpoint, metrics, state.ranks, *best, run_dir / LAST)
     state.evaluated_step, state.best_top1 = evaluated.evaluated_step, evaluated.best_top1
     display.note(f"step {state.step}: val top-1 {accuracy.top1:.1%} on one center clip of {accuracy.num_videos} videos")
-
-
-def _save(checkpoint: dict[str, Any], metrics: MetricsLog, path: Path) -> None:
-    """Write a checkpoint after the records that it will not write again."""
-    metrics.sync()
-    save(path, checkpoint)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from pipeline.batch import ClipBatch
 from pipeline.errors import InputError
 from pipeline.files import naming, write_whole
+from train.distributed import ALONE, Ranks
 
 METRICS_FILE = "metrics.jsonl"
 _NOT_LOSSES = frozenset(
@@ -49,11 +50,13 @@ class Window:
     Args:
         log_every: steps.
         video_names: names the rows of the index in error messages.
+        ranks: those whose terms are averaged; each keeps its own.
     """
 
-    def __init__(self, log_every: int, video_names: Sequence[str]) -> None:
+    def __init__(self, log_every: int, video_names: Sequence[str], ranks: Ranks = ALONE) -> None:
         self._log_every = log_every
         self._video_names = video_names
+        self._ranks = ranks
         self._names: list[str] = []
         self._restored = torch.zeros(0, 0)  # (num_steps, num_terms) from a checkpoint, on the host and finite
         self._rows: list[Tensor] = []  # (num_terms,) each, on the device
@@ -69,7 +72,7 @@ class Window:
         self._batches.append((step, batch.labeled_ids, batch.unlabeled_ids))
 
     def means(self) -> dict[str, float]:
-        """Average every term over the steps in which it is not NaN.  Waits for the device.
+        """Average every term over the steps and ranks in which it is not NaN.  Waits for the device, and other ranks.
 
         Raises:
             NonFiniteLossError: a term that has to be finite is not.
@@ -97,7 +100,12 @@ class Window:
         self._rows, self._batches = [], []
 
     def _gather(self) -> Tensor:
-        """All terms on the host, none of them infinite or NaN that may not be."""
+        """All terms on the host, averaged over the ranks, none of them infinite or NaN that may not be."""
+        with self._ranks.together():
+            rows = self._own_rows()
+        return self._ranks.mean(rows)
+
+    def _own_rows(self) -> Tensor:
         if not self._rows:
             return self._restored
         rows = torch.stack(self._rows).cpu()
@@ -122,9 +130,14 @@ class Window:
 
 
 class Meter:
-    """The host's clock around steps: throughput, and how long the step waited for data."""
+    """The host's clock around steps: throughput, and how long the step waited for data.
 
-    def __init__(self) -> None:
+    Args:
+        ranks: those that make a step together.
+    """
+
+    def __init__(self, ranks: Ranks = ALONE) -> None:
+        self._ranks = ranks
         self.restart()
 
     def restart(self) -> None:
@@ -140,13 +153,14 @@ class Meter:
         self._num_clips += len(batch.labeled_ids) + (0 if batch.unlabeled_ids is None else len(batch.unlabeled_ids))
 
     def read(self) -> dict[str, float]:
-        """Averages since the last restart; the device must have caught up with the host."""
+        """Averages since the last restart over all ranks; the device must have caught up with the host."""
+        waited = self._ranks.mean(torch.tensor(self._waited, dtype=torch.float64)).item()
         elapsed = time.perf_counter() - self._started
         num_steps = max(1, self._num_steps)
         return {
-            "clips_per_s": self._num_clips / elapsed,
+            "clips_per_s": self._ranks.world_size * self._num_clips / elapsed,
             "step_ms": 1000 * elapsed / num_steps,
-            "data_wait_ms": 1000 * self._waited / num_steps,
+            "data_wait_ms": 1000 * waited / num_steps,
         }
 
 
@@ -154,13 +168,16 @@ class MetricsLog:
     """Append records to a run's ``metrics.jsonl`` and TensorBoard files.
 
     Args:
-        run_dir: the run's folder; it exists.
+        run_dir: the run's folder; it exists.  None writes nothing, for ranks other than the first.
         step: steps done so far; records beyond it stem from a run that was cut off after its last checkpoint, and
             are dropped, as are those of an evaluation or a test that was cut off.
         evaluated_step: step of the newest evaluation that is done.
     """
 
-    def __init__(self, run_dir: Path, step: int, evaluated_step: int) -> None:
+    def __init__(self, run_dir: Path | None, step: int, evaluated_step: int) -> None:
+        self._file: TextIO | None = None
+        if run_dir is None:
+            return
         self._path, self._board_dir = run_dir / METRICS_FILE, run_dir / "tensorboard"
         kept = _records_of_whole_steps(read_metrics(run_dir), step, evaluated_step)
         write_whole(self._path, "".join(json.dumps(record) + "\n" for record in kept).encode())
@@ -171,6 +188,8 @@ class MetricsLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._file is None:
+            return
         # What could not be written fails a second time when it is closed; the first time tells what to do.
         for path, file in ((self._path, self._file), (self._board_dir, self._board)):
             with suppress(OSError) if isinstance(error, OSError) else naming(path):
@@ -182,6 +201,8 @@ class MetricsLog:
         Raises:
             OSError: it cannot be written, say for a full disk.
         """
+        if self._file is None:
+            return
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         with naming(self._path):
             self._file.write(json.dumps(plain) + "\n")
@@ -197,6 +218,8 @@ class MetricsLog:
         Raises:
             OSError: as for :meth:`write`.
         """
+        if self._file is None:
+            return
         with naming(self._path):
             os.fsync(self._file.fileno())
         with naming(self._board_dir):

@@ -5,7 +5,7 @@ and per-class accuracy.  Functions of (networks, views, labels) alone; which vie
 :mod:`pipeline.evaluation`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -79,6 +79,29 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
     )
 
 
+def merge_predictions(
+    shares: Sequence[Mapping[Modality, Predictions]], order: np.ndarray
+) -> dict[Modality, Predictions]:
+    """Put together what several ranks predicted, each of other videos.
+
+    Args:
+        shares: of each rank; empty where it had no video.
+        order: (num_videos,) rows of the index as they shall come; not all need to have been predicted.
+
+    Returns:
+        What each network says, by modality.
+    """
+    shares = [share for share in shares if share]
+    place = {row: number for number, row in enumerate(order.tolist())}
+    merged = {}
+    for modality in shares[0]:
+        rows = torch.cat([share[modality].rows for share in shares])
+        sorting = torch.tensor([place[row] for row in rows.tolist()]).argsort()
+        logits = torch.cat([share[modality].logits for share in shares])
+        merged[modality] = Predictions(rows[sorting], logits[sorting])
+    return merged
+
+
 def predict_center(
     networks: Mapping[Modality, nn.Module], views: Iterable[tuple[Tensor, Views]]
 ) -> dict[Modality, Predictions]:
@@ -116,6 +139,8 @@ def predict_test(
 
 
 def _collect(parts: list[tuple[Tensor, dict[Modality, Tensor]]]) -> dict[Modality, Predictions]:
+    if not parts:  # a rank may have no share in few videos
+        return {}
     rows = torch.cat([rows for rows, _ in parts])
     return {m: Predictions(rows, torch.cat([logits[m] for _, logits in parts]).cpu()) for m in parts[0][1]}
 

@@ -1,4 +1,4 @@
-"""The program: ``python -m train RECIPE [OPTIONS]``, or ``torchrun train/train.py RECIPE [OPTIONS]``.
+"""The program: ``python -m train RECIPE [OPTIONS]``, or ``torchrun --nproc-per-node=N -m train RECIPE [OPTIONS]``.
 
 Reads the command line, indexes the videos, trains the method and its baseline, evaluates, and writes the report.  A
 run leaves in its folder: config.json, environment.json, index, split.json, labeled.txt, missing_videos.txt where a list
@@ -31,18 +31,30 @@ if __name__ == "__main__":
 import shlex
 import signal
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 
 from rich.console import Console
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from pipeline.batch import ClipBatch
 from pipeline.errors import InputError, TooManyBadVideos
 from pipeline.program import NO_PROCESSES, print_odd_names
-from train.checkpoint import LAST
-from train.cli import PROGRAM, parse
-from train.config import Config, resolve, with_method
+from train.checkpoint import LAST, saved_world_size
+from train.cli import parse
+from train.config import Config, find_device, resolve, with_method
+from train.distributed import (
+    RankFailedError,
+    RankLostError,
+    Ranks,
+    batch_share,
+    joined,
+    launched_ranks,
+    program,
+    was_restarted,
+)
 from train.fit import fit
 from train.metrics import NonFiniteLossError
 from train.report import result_table, write_report
@@ -62,13 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     argv = sys.argv[1:] if argv is None else argv
-    command = f"{PROGRAM} {shlex.join(argv)}"
+    ranks = launched_ranks()
+    command = f"{program(ranks, 'train')} {shlex.join(argv)}"
     again = command if "--run.resume" in argv else f"{command} --run.resume"
     print_odd_names()
     threading.excepthook = _leave_system_errors_to_the_main_thread
     try:
         with interrupting_signals():
-            run(parse(argv), command)
+            config = _parsed(argv, ranks)
+            # torchrun prints what brought a rank down if it is told.
+            record(run)(config, command) if ranks.world_size > 1 else run(config, command)
+    except (RankFailedError, RankLostError) as error:
+        return _fail(str(error), 1) if ranks.is_first else 1
     except TooManyBadVideos as error:
         print(f"error: {error}\nThe checkpoint is written: go on with --run.resume", file=sys.stderr)
         return 1
@@ -79,11 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenProcessPool:
         return _fail(NO_PROCESSES, 1)
     except Stopped as stopped:
-        print(f"{stopped}; the checkpoint is written. Go on with: {again}", file=sys.stderr)
+        if ranks.is_first:
+            print(f"{stopped}; the checkpoint is written. Go on with: {again}", file=sys.stderr)
         return stopped.exit_status
     except KeyboardInterrupt as interrupt:
         signum = signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT
-        print(f"stopped by {signum.name}. Go on with: {again}", file=sys.stderr)
+        if ranks.is_first:
+            print(f"stopped by {signum.name}. Go on with: {again}", file=sys.stderr)
         return 128 + signum
     return 0
 
@@ -97,6 +116,17 @@ def _leave_system_errors_to_the_main_thread(error: threading.ExceptHookArgs) -> 
 def _fail(message: str, status: int) -> int:
     print("error:", " ".join(message.split()), file=sys.stderr)
     return status
+
+
+def _parsed(argv: Sequence[str], ranks: Ranks) -> Config:
+    """Read the command line, of which the first rank alone complains."""
+    if ranks.is_first:
+        return parse(argv)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        try:
+            return parse(argv)
+        except InputError:
+            sys.exit(2)
 
 
 def run(config: Config, command: str) -> dict[str, Accuracy]:
@@ -115,16 +145,36 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
         TooManyBadVideos: more videos have gone bad than may; the checkpoint is written.
         NonFiniteLossError: training diverged.
         Stopped: a signal came.
+        RankFailedError: one of these happened on another rank.
+        RankLostError: another rank has died.
     """
-    config = resolve(config)
-    configs = {config.run.method: config}
-    if config.run.baseline:
-        baseline = with_method(config, config.run.baseline)
-        folder = config.run.dir / config.run.baseline
-        configs[config.run.baseline] = replace(baseline, run=replace(baseline.run, dir=folder))
-    _refuse_to_overwrite(configs.values())
-    videos = prepare_videos(config)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    with joined(launched_ranks(), find_device(config)) as ranks:
+        with ranks.together():
+            config = _settled(config, ranks)
+            configs = {config.run.method: config}
+            if config.run.baseline:
+                baseline = with_method(config, config.run.baseline)
+                folder = config.run.dir / config.run.baseline
+                configs[config.run.baseline] = replace(baseline, run=replace(baseline.run, dir=folder))
+            _refuse_to_overwrite(configs.values())
+        return _train_all(configs, command, ranks)
+
+
+def _settled(config: Config, ranks: Ranks) -> Config:
+    """The configuration with nothing left open; a run that torchrun has restarted goes on, and with its old steps."""
+    if was_restarted():
+        config = replace(config, run=replace(config.run, resume=True))
+    begun_with = saved_world_size(config.run.dir / LAST) if config.run.resume else None
+    config = resolve(config, begun_with or ranks.world_size, ranks.local_world_size)
+    batch_share(config, ranks)  # or refuse, before anything is written
+    return config
+
+
+def _train_all(configs: Mapping[str, Config], command: str, ranks: Ranks) -> dict[str, Accuracy]:
+    """Train and test each method, the main one first; the first rank writes the report."""
+    config = next(iter(configs.values()))
+    videos = prepare_videos(config, ranks)
+    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not ranks.is_first)
     described = describe_videos(videos)
     console.print(described)
     for line in remarks(videos.index, videos.split, config.run.dir):
@@ -135,9 +185,11 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
     left_out: dict[str, str] = {}
     with StopSignal() as stop:
         for method, method_config in configs.items():
-            results[method], batch, bad = fit(method_config, videos, command, stop)
+            results[method], batch, bad = fit(method_config, videos, command, stop, ranks)
             samples.append(batch)
             left_out |= bad
+    if not ranks.is_first:
+        return results
     run_dirs = {method: method_config.run.dir for method, method_config in configs.items()}
     summary = write_report(
         config.run.dir,

@@ -4,7 +4,7 @@ Promises that as many videos are left out as may be, counted and named, and that
 Which clips those are is left to :mod:`pipeline.evaluation`, the accuracies to :mod:`train.scoring`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,7 +16,8 @@ from pipeline.evaluation import center_views, multi_views
 from pipeline.plan import ClipSpec
 from pipeline.quarantine import num_tolerated
 from train.config import Config
-from train.scoring import Predictions, predict_center, predict_test
+from train.distributed import ALONE, Ranks
+from train.scoring import Predictions, merge_predictions, predict_center, predict_test
 from train.stop import StopSignal
 from train.videos import Videos
 
@@ -33,6 +34,7 @@ class Validation:
         decoder: "ffmpeg" or "dali", that of the training: evaluation must not come to differ.
         stop: asked between videos.
         skipped: why videos were left out, by path; grows.
+        ranks: those that share the videos, and all get what each of them predicts.
     """
 
     config: Config
@@ -40,6 +42,7 @@ class Validation:
     decoder: str
     stop: StopSignal
     skipped: dict[str, str] = field(default_factory=dict)
+    ranks: Ranks = ALONE
 
     def center(self, networks: Mapping[Modality, nn.Module]) -> dict[Modality, Predictions]:
         """Predict from one center clip of each video.
@@ -56,7 +59,7 @@ class Validation:
         views = center_views(
             self.videos.index, rows, clip_spec(self.config), batch_size=batch_size, **self._options(networks)
         )
-        return predict_center(networks, self.stop.watch(self._enough(views)))
+        return self._shared(lambda: predict_center(networks, self.stop.watch(self._enough(views))))
 
     def test(self, networks: Mapping[Modality, nn.Module]) -> dict[Modality, Predictions]:
         """Predict from 10 clips x 3 crops of each video.
@@ -70,22 +73,45 @@ class Validation:
         """
         rows = self.videos.split.val
         views = multi_views(self.videos.index, rows, clip_spec(self.config), **self._options(networks))
-        return predict_test(networks, self.stop.watch(self._enough(views)))
+        return self._shared(lambda: predict_test(networks, self.stop.watch(self._enough(views))))
+
+    def _shared(self, predict: Callable[[], dict[Modality, Predictions]]) -> dict[Modality, Predictions]:
+        """What all ranks predict, each of its share."""
+        with self.ranks.together():
+            share = predict()
+        if self.ranks.world_size == 1:
+            return share
+        shares, skipped = zip(*self.ranks.gather((share, self.skipped)), strict=True)
+        for reasons in skipped:
+            self.skipped.update(reasons)
+        with self.ranks.together():
+            self._check_enough()
+        return merge_predictions(shares, self.videos.split.val)
 
     def _options(self, networks: Mapping[Modality, nn.Module]) -> dict[str, Any]:
-        return {**decoding(self.config), "decoder": self.decoder, "tg": "tg" in networks, "skipped": self.skipped}
+        return {
+            **decoding(self.config, self.ranks),
+            "decoder": self.decoder,
+            "tg": "tg" in networks,
+            "rank": self.ranks.rank,
+            "world_size": self.ranks.world_size,
+            "skipped": self.skipped,
+        }
 
     def _enough(self, views: Iterable[View]) -> Iterator[View]:
-        """The same views, as long as few enough videos are skipped: accuracies over others are not the same numbers.
+        """The same views, as long as few enough videos are skipped."""
+        for view in views:
+            self._check_enough()
+            yield view
+        self._check_enough()
 
-        One video always may be, if another is left.
+    def _check_enough(self) -> None:
+        """Refuse accuracies over other videos: they are not the same numbers.
+
+        One video always may be skipped, if another is left.
         """
         num_videos, fraction = len(self.videos.split.val), self.config.data.max_bad_fraction
         limit = min(num_tolerated(num_videos, fraction), num_videos - 1)
-        for view in views:
-            if len(self.skipped) > limit:
-                break
-            yield view
         if len(self.skipped) > limit:
             remedy = f"they are needed to validate on: restore them, or raise max_bad_fraction, now {fraction:g}"
             raise TooManyBadVideos(self.skipped, num_videos, remedy)
@@ -106,7 +132,7 @@ def clip_spec(config: Config) -> ClipSpec:
     )
 
 
-def decoding(config: Config) -> dict[str, Any]:
+def decoding(config: Config, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Where and how clips are decoded, alike for training and evaluation."""
     data = config.data
-    return {"device": config.run.device, "decoder": data.decoder, "num_threads": data.num_threads}
+    return {"device": ranks.device(config.run.device), "decoder": data.decoder, "num_threads": data.num_threads}

@@ -6,6 +6,7 @@ is left to :mod:`pipeline.index`, whose labels are used to :mod:`pipeline.datase
 
 import logging
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from pipeline.lists import printable
 from pipeline.synthetic import generate_motion_dataset
 from train.checkpoint import LAST
 from train.config import Config
+from train.distributed import ALONE, Ranks
 
 INDEX = "index"
 PARTIAL_INDEX = "index.partial"
@@ -31,21 +33,42 @@ class Videos:
     split: DataSplit
 
 
-def prepare_videos(config: Config) -> Videos:
+def prepare_videos(config: Config, ranks: Ranks = ALONE) -> Videos:
     """Generate the data set if the recipe has one, index the videos, and decide which labels are used.
+
+    The first rank does; the others wait for it, and find the index in the run's folder.
+
+    Args:
+        config: resolved.
+        ranks: those that train together.
 
     Raises:
         InputError: there are no usable videos, too few labels, or other videos than when the run began.
     """
+    saved = config.run.dir / INDEX
+    with ranks.together():
+        if ranks.is_first:
+            videos = _split(_index(config, saved), config)
+            if ranks.world_size > 1:
+                videos.index.save(saved)
+    with ranks.together():
+        if not ranks.is_first:
+            videos = _split(VideoIndex.load(saved), config)
+    return videos
+
+
+def _split(index: VideoIndex, config: Config) -> Videos:
+    return Videos(index, split_videos(index, config.data, seed=config.run.seed))
+
+
+def _index(config: Config, saved: Path) -> VideoIndex:
+    """The index of the videos, which the recipe may have to generate first."""
     data, generate = config.data, config.data.generate
     if generate is not None:
         generate_motion_dataset(data.root, **asdict(generate))
-    saved = config.run.dir / INDEX
     previous = VideoIndex.load(saved) if saved.exists() else None
     index = _resumed_index(config, previous)
-    if index is None:
-        index = _scanned_index(config, previous)
-    return Videos(index, split_videos(index, data, seed=config.run.seed))
+    return _scanned_index(config, previous) if index is None else index
 
 
 def _scanned_index(config: Config, previous: VideoIndex | None) -> VideoIndex:

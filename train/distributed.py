@@ -1,0 +1,256 @@
+"""Several processes that train together, one for each GPU: who this one is, and what they agree on.
+
+Promises that in a process which torchrun did not start, or started alone, nothing is sent and nothing waited for; that
+what goes wrong on one rank between two steps ends all ranks at the same step, with its name and reason; and that
+agreeing never waits for a GPU.  Averaging gradients is left to DDP, BatchNorm to :mod:`model.sync_batch_norm`, the
+negatives of the contrast to :mod:`train.losses`; restarting to torchrun.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from math import gcd
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.errors import InputError
+from train.config import Config
+from train.stop import Stopped
+
+Value = TypeVar("Value")
+
+# Within a step ranks are milliseconds apart; who waits this long waits for one that is gone without a word, with its
+# machine.  A process that dies closes its connections, which is noticed at once.
+_STEP_TIMEOUT = timedelta(minutes=10)
+# Between steps they wait for the first rank to index the videos, which takes hours for the largest data sets.
+_AGREEMENT_TIMEOUT = timedelta(days=1)
+
+
+class RankFailedError(RuntimeError):
+    """Something went wrong on another rank; the message says where and what."""
+
+
+class RankLostError(RuntimeError):
+    """Another rank has died, or cannot be reached."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together; as it is by default, one that trains alone.
+
+    Attributes:
+        rank: number of this process, from 0.
+        world_size: how many there are.
+        local_rank: number among those on this machine.
+        local_world_size: how many there are on this machine.
+        hosts: connects the processes, not their GPUs; None where there is only one.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    hosts: dist.ProcessGroup | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes and prints."""
+        return self.rank == 0
+
+    def device(self, kind: str) -> str:
+        """The device of this process: "cpu", "cuda", or "cuda:N" where each has its own.
+
+        Args:
+            kind: "cpu" or "cuda".
+        """
+        return f"{kind}:{self.local_rank}" if kind == "cuda" and self.world_size > 1 else kind
+
+    def data_parallel(self, method: nn.Module) -> nn.Module:
+        """What a step calls: the method, within DDP where there are several ranks.
+
+        All parameters must get a gradient in every step.  Buffers are not sent: SyncBatchNorm keeps them equal.
+        """
+        if self.world_size == 1:
+            return method
+        # Without device_ids, or it would copy what of a batch is meant to stay on the host, and wait for that.
+        return DistributedDataParallel(method, forward_sync_buffers=False)
+
+    def gather(self, value: Value) -> list[Value]:
+        """The values of all ranks, in their order; whatever can be pickled.
+
+        Raises:
+            RankLostError: another rank has died.
+        """
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        with _reaching_others():
+            dist.all_gather_object(values, value, group=self.hosts)
+        return values
+
+    def first(self, value: Value) -> Value:
+        """The first rank's value, where others may have another."""
+        return self.gather(value)[0]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the ranks of tensors on the host, NaN where all are."""
+        return values if self.world_size == 1 else torch.stack(self.gather(values)).nanmean(dim=0)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Context that all ranks leave in the same way: what is raised in it on one is raised on all.
+
+        It may hold no collective: a rank on which something was raised would be missing there.
+
+        Raises:
+            Stopped: a signal stopped at least one rank, and nothing failed on another.
+            RankFailedError: something failed.  The first rank raises its own error instead, where no other rank has
+                to tell anything else.
+            RankLostError: another rank has died.
+        """
+        if self.world_size == 1:
+            yield
+            return
+        error = None
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+        trouble = torch.tensor(error is not None, dtype=torch.int32)
+        with _reaching_others():
+            dist.all_reduce(trouble, dist.ReduceOp.MAX, group=self.hosts)
+        if trouble.item():
+            self._raise_together(error)
+
+    def _raise_together(self, error: Exception | None) -> None:
+        signum = error.signum if isinstance(error, Stopped) else None
+        told = self.gather((signum, None if error is None or signum else _message(error)))
+        failures = {rank: message for rank, (_, message) in enumerate(told) if message is not None}
+        if not failures:
+            raise Stopped(next(signum for signum, _ in told if signum))
+        if self.is_first and error is not None and set(failures.values()) == {told[0][1]}:
+            raise error
+        raise RankFailedError("; ".join(f"rank {rank}: {message}" for rank, message in failures.items())) from error
+
+
+ALONE = Ranks()
+"""A process that trains by itself."""
+
+
+def _message(error: Exception) -> str:
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _reaching_others() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # as all backends report it
+        raise RankLostError(
+            "another rank has died or cannot be reached: torchrun names the first that failed; the run goes on from "
+            f"its last checkpoint with --run.resume ({error})"
+        ) from error
+
+
+def launched_ranks() -> Ranks:
+    """What torchrun has made this process; one that trains alone where torchrun did not start it."""
+    if not dist.is_torchelastic_launched():
+        return ALONE
+    names = ("rank", "world_size", "local_rank", "local_world_size")
+    return Ranks(**{name: int(os.environ[name.upper()]) for name in names})  # type: ignore[arg-type]
+
+
+def was_restarted() -> bool:
+    """Whether torchrun has started this process anew because one had failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def program(ranks: Ranks, name: str) -> str:
+    """The words that start the program as this process was started.
+
+    Args:
+        ranks: this process.
+        name: of the program's package.
+    """
+    if ranks.world_size == 1:
+        return f"python -m {name}"
+    nodes = ranks.world_size // ranks.local_world_size
+    several = f" --nnodes={nodes}" if nodes > 1 else ""
+    return f"torchrun{several} --nproc-per-node={ranks.local_world_size} -m {name}"
+
+
+@contextmanager
+def joined(ranks: Ranks, device: str) -> Iterator[Ranks]:
+    """Context in which the ranks are connected.
+
+    Args:
+        ranks: from :func:`launched_ranks`.
+        device: "cpu" or "cuda", the same everywhere.
+
+    Yields:
+        The ranks, able to agree.
+
+    Raises:
+        InputError: there are fewer GPUs than processes on this machine.
+    """
+    if ranks.world_size == 1:
+        yield ranks
+        return
+    if device == "cuda":
+        num_gpus = torch.cuda.device_count()
+        if ranks.local_world_size > num_gpus:
+            raise InputError(
+                f"{ranks.local_world_size} processes cannot share {num_gpus} GPUs: "
+                f"start torchrun with --nproc-per-node={num_gpus}"
+            )
+        torch.cuda.set_device(ranks.local_rank)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_STEP_TIMEOUT)
+    try:
+        hosts = dist.new_group(backend="gloo", timeout=_AGREEMENT_TIMEOUT)
+        assert not isinstance(hosts, int), "this rank is in the group"
+        yield replace(ranks, hosts=hosts)
+    finally:
+        dist.destroy_process_group()
+
+
+def batch_share(config: Config, ranks: Ranks) -> tuple[int, int]:
+    """Labeled and unlabeled clips that one rank contributes to a step, which has as many as when the run began.
+
+    Args:
+        config: resolved.
+        ranks: those that train now.
+
+    Raises:
+        InputError: so many ranks cannot share them evenly; names how many can.
+    """
+    optim, began_with = config.optim, config.run.world_size
+    assert began_with is not None, "the configuration is resolved"
+    labeled, unlabeled = optim.batch_labeled * began_with, optim.batch_unlabeled * began_with
+    common = gcd(labeled, unlabeled)
+    if common % ranks.world_size:
+        fitting = [str(number) for number in range(1, common + 1) if common % number == 0]
+        raise InputError(
+            f"{ranks.world_size} GPUs cannot share the {labeled} labeled and {unlabeled} unlabeled clips of this run's "
+            f"steps evenly ({optim.batch_labeled} and {optim.batch_unlabeled} on each of {began_with} when it began): "
+            f"take {', '.join(fitting)}"
+        )
+    return labeled // ranks.world_size, unlabeled // ranks.world_size
+
+
+def merged_loader_state(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One state of the loaders of all ranks: each video that any of them leaves out, from the lowest step on."""
+    first, *others = states
+    merged = dict(first)
+    for state in others:
+        assert state["step"] == first["step"], "ranks are at different steps"
+        quarantine = dict(merged["quarantine"])
+        for path, fault in state["quarantine"].items():
+            quarantine[path] = min(fault, quarantine.get(path, fault))
+        merged["quarantine"] = quarantine
+    return merged
