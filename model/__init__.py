@@ -5,6 +5,16 @@ where clips come from or what they are trained for.
 """
 
 from model.dual import ContrastHead, DualR3D, ModalityOutput
+from model.precise_bn import apply_precise_bn, precise_bn_statistics, using_precise_bn
 from model.r3d import R3D18, normalize
 
-__all__ = ["R3D18", "ContrastHead", "DualR3D", "ModalityOutput", "normalize"]
+__all__ = [
+    "R3D18",
+    "ContrastHead",
+    "DualR3D",
+    "ModalityOutput",
+    "apply_precise_bn",
+    "normalize",
+    "precise_bn_statistics",
+    "using_precise_bn",
+]
