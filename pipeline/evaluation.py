@@ -7,7 +7,7 @@ over the ranks, then divide; means of the ranks' accuracies are wrong.  Left to 
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -134,7 +134,7 @@ def precise_bn_views(
     rank: int = 0,
     world_size: int = 1,
     max_bad_fraction: float = 0.01,
-) -> Iterator[tuple[Tensor, Views]]:
+) -> Generator[tuple[Tensor, Views], None, None]:
     """Clips to compute the statistics of BatchNorm on anew: centre clips in a shuffled order, method-spec §6.
 
     Every rank gets ``num_batches`` whole batches.  Where the videos do not last that long they come again, in another

@@ -54,7 +54,7 @@ class ClipSpec:
             predecessor, and strong operations apply to these frames before they are subtracted.  Differs from it in
             that the result is rounded down to uint8.
         strong_fixed_sign: give each strong operation that has a direction one sign for the whole stream, in each
-            modality, instead of one for each clip.  Differs from the reference in that its ranks had signs of their own.
+            modality, instead of one for each clip.  Differs from the reference, whose ranks had signs of their own.
         strong_shared_ops: give TG the strong augmentation of RGB instead of its own.
     """
 

@@ -8,7 +8,7 @@ When to save is left to :mod:`train.loop`.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,6 +80,7 @@ class TrainState:
         step: optimizer steps done.
         evaluated_step: step of the newest evaluation.
         best_top1: highest accuracy of an evaluation so far, -1 before the first.
+        precise_bn: the recognizer's BatchNorm statistics in the newest evaluation, empty where PreciseBN is off.
     """
 
     config: Config
@@ -91,9 +92,12 @@ class TrainState:
     step: int = 0
     evaluated_step: int = 0
     best_top1: float = -1.0
+    precise_bn: dict[str, Tensor] = field(default_factory=dict)
 
     def checkpoint(self) -> dict[str, Any]:
         """All of it as tensors, numbers and strings.
+
+        "precise_bn" is empty where the weights have moved on since the evaluation; "method" has the running averages.
 
         Raises:
             NonFiniteLossError: a step since the last log line went wrong; such a state is not worth keeping.
@@ -107,6 +111,7 @@ class TrainState:
             "best_top1": self.best_top1,
             "window": self.window.state_dict(),
             "method": self.method.state_dict(),
+            "precise_bn": self.precise_bn if self.evaluated_step == self.step else {},
             "optimizer": self.optimizer.state_dict(),
             "loader": self.loader.state_dict(),
             "rng": _rng_state(),
@@ -129,6 +134,7 @@ class TrainState:
         self.window.load_state_dict(checkpoint["window"])
         self.step, self.evaluated_step = checkpoint["step"], checkpoint["evaluated_step"]
         self.best_top1 = checkpoint["best_top1"]
+        self.precise_bn = checkpoint.get("precise_bn", {})  # earlier versions had none
         _set_rng_state(checkpoint["rng"])
 
 

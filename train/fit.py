@@ -9,7 +9,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from model import using_precise_bn
 from pipeline.batch import ClipBatch
 from pipeline.errors import TooManyBadVideos
 from pipeline.files import write_whole
@@ -46,7 +48,7 @@ def fit(
         have gone bad for one), and why videos were left out, by path.
     """
     run, optim, split = config.run, config.optim, videos.split
-    method = _new_method(config, len(split.class_names))
+    method = _new_method(config, config.model.num_outputs(split.class_names))
     with ClipLoader(
         videos.index,
         split,
@@ -74,14 +76,20 @@ def fit(
             if run.resume:
                 display.note(f"resumed at step {state.step}" if begun else "no checkpoint yet, starting from scratch")
 
+            def precise_bn() -> dict[str, Tensor]:
+                return validation.precise_bn(method.recognizer, method.modality, state.step)
+
             def evaluate() -> Accuracy:
-                return validation.center(recognizer)[method.modality].accuracy(split.labels)
+                state.precise_bn = precise_bn()
+                with using_precise_bn(method.recognizer, state.precise_bn):
+                    return validation.center(recognizer)[method.modality].accuracy(split.labels)
 
             train(state, schedule, run.dir, evaluate, metrics, display, stop)
             accuracy = _recorded_test(run.dir, state.step)
             if accuracy is None:
                 display.note("evaluating on 10 clips x 3 crops of every validation video")
-                predictions = validation.test(recognizer)
+                with using_precise_bn(method.recognizer, state.precise_bn or precise_bn()):
+                    predictions = validation.test(recognizer)
                 accuracy = predictions[method.modality].accuracy(split.labels)
                 write_predictions(run.dir, state.step, predictions, videos.index.paths, split.labels)
                 for path, reason in validation.skipped.items():
@@ -103,10 +111,10 @@ def _sample(loader: ClipLoader) -> tuple[ClipBatch | None, dict[str, str]]:
     return batch, loader.quarantined
 
 
-def _new_method(config: Config, num_classes: int) -> Method:
+def _new_method(config: Config, num_outputs: int) -> Method:
     """Networks with their first weights."""
     torch.manual_seed(config.run.seed)
-    method = METHODS[config.run.method](num_classes, config.method, config.model.width, config.model.dropout)
+    method = METHODS[config.run.method](num_outputs, config.method, config.model.width, config.model.dropout)
     return method.to(torch.device(config.run.device)).to(memory_format=torch.channels_last_3d)
 
 
