@@ -5,6 +5,7 @@ where clips come from or what they are trained for.
 """
 
 from model.dual import ContrastHead, DualR3D, ModalityOutput
+from model.precise_bn import apply_precise_bn, precise_bn_statistics, using_precise_bn
 from model.r3d import R3D18, normalize
 from model.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
 
@@ -14,6 +15,9 @@ __all__ = [
     "DualR3D",
     "ModalityOutput",
     "SyncBatchNorm",
+    "apply_precise_bn",
     "normalize",
+    "precise_bn_statistics",
     "synchronize_batch_norm",
+    "using_precise_bn",
 ]

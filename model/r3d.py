@@ -127,5 +127,25 @@ class R3D18(nn.Module):
         features = [self.pool2(self.layer1(x))]
         for layer in (self.layer2, self.layer3, self.layer4):
             features.append(layer(features[-1]))
-        logits: Tensor = self.classifier(self.dropout(features[-1].mean(dim=(2, 3, 4))))
+        logits: Tensor = self.classifier(self.dropout(_pool(features[-1])))
         return logits, features
+
+    def classify(self, feature: Tensor) -> Tensor:
+        """(B, C, T, H, W) features of the last stage -> logits (B, K) without dropout, in training too."""
+        logits: Tensor = self.classifier(_pool(feature))
+        return logits
+
+
+def _pool(feature: Tensor) -> Tensor:
+    return feature.mean(dim=(2, 3, 4))
+
+
+def num_last_positions(clip_len: int, size: int) -> int:
+    """Positions (T, H and W) of the last stage's features, of each of which BatchNorm takes a value per clip.
+
+    Args:
+        clip_len: frames of the clip.
+        size: its height and width in pixels.
+    """
+    side = -(-size // 32)  # five strides of 2, each rounding up
+    return -(-(clip_len // 2) // 8) * side**2

@@ -7,7 +7,7 @@ over the ranks, then divide; means of the ranks' accuracies are wrong.  Left to 
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -127,14 +127,15 @@ def precise_bn_views(
     pass_number: int,
     batch_size: int,
     num_batches: int,
+    tg: bool = False,
     device: str = "cpu",
     decoder: str = "auto",
     num_threads: int = 2,
     rank: int = 0,
     world_size: int = 1,
     max_bad_fraction: float = 0.01,
-) -> Iterator[tuple[Tensor, Views]]:
-    """Clips to compute the statistics of BatchNorm on anew: centre clips of RGB in a shuffled order, method-spec §6.
+) -> Generator[tuple[Tensor, Views], None, None]:
+    """Clips to compute the statistics of BatchNorm on anew: centre clips in a shuffled order, method-spec §6.
 
     Every rank gets ``num_batches`` whole batches.  Where the videos do not last that long they come again, in another
     order.  A video that cannot be read or decoded is replaced as in training.
@@ -147,6 +148,7 @@ def precise_bn_views(
         pass_number: another one gives another order.
         batch_size: clips in a batch of one rank.
         num_batches: batches.
+        tg: temporal gradients beside RGB.
         device: "cpu", "cuda" or "cuda:N".
         decoder: as for :class:`pipeline.loader.ClipLoader`.
         num_threads: threads that decode.
@@ -155,12 +157,12 @@ def precise_bn_views(
         max_bad_fraction: how much of the videos may be bad before it is an error; one always may.
 
     Yields:
-        (B,) int64 rows on the host, and views of (B, T, H, W, C) uint8 with H = W = ``spec.size``, without TG.
+        (B,) int64 rows on the host, and views of (B, T, H, W, C) uint8 with H = W = ``spec.size``.
 
     Raises:
         TooManyBadVideos: more than that are; names them.
     """
-    spec = replace(spec, tg_stride=0)
+    spec = spec if tg else replace(spec, tg_stride=0)
     quarantine = Quarantine(index.paths, len(rows), max_bad_fraction)
     stream = _CenterStream(
         index,
@@ -173,7 +175,7 @@ def precise_bn_views(
         world_size=world_size,
         quarantine=quarantine,
     )
-    graph = _graph(index, rows, spec, spec.size, batch_size, 1, False, device, decoder, num_threads)
+    graph = _graph(index, rows, spec, spec.size, batch_size, 1, tg, device, decoder, num_threads)
     for (part,) in islice(sound_batches([Branch(stream, graph)], quarantine, num_threads, 0), num_batches):
         yield torch.from_numpy(part.rows), part.weak
 

@@ -53,6 +53,9 @@ class ClipSpec:
             reference's ablation of slow TG: the frames of the clip's span, T + 1 evenly spaced ones, each minus its
             predecessor, and strong operations apply to these frames before they are subtracted.  Differs from it in
             that the result is rounded down to uint8.
+        strong_fixed_sign: give each strong operation that has a direction one sign for the whole stream, in each
+            modality, instead of one for each clip.  Differs from the reference, whose ranks had signs of their own.
+        strong_shared_ops: give TG the strong augmentation of RGB instead of its own.
     """
 
     clip_len: int = 8
@@ -63,6 +66,8 @@ class ClipSpec:
     flip: bool = True
     tg_stride: int = 1
     tg_form: str = "aligned"
+    strong_fixed_sign: bool = False
+    strong_shared_ops: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("clip_len", 1), ("frame_stride", 1), ("size", 1), ("eval_size", 1), ("tg_stride", 0)):
@@ -105,7 +110,7 @@ class ClipPlan:
         flip: mirror left and right.
         size: (width, height) that the crop is resized to.
         strong_rgb: strong augmentation of RGB.
-        strong_tg: strong augmentation of TG, drawn independently of RGB's.
+        strong_tg: strong augmentation of TG, drawn independently of RGB's unless the spec wants them shared.
     """
 
     frames: np.ndarray
@@ -151,9 +156,12 @@ def plan_clips(
     frames, later = _frames(num_frames, spec, _starts(num_frames, spec, u[:, 0]))
     boxes = _random_resized_crops(display_sizes, spec.min_crop_area, u[:, 1:box_end])
     flips = (u[:, box_end] < 0.5) & spec.flip
-    strong = _strong(u[:, box_end + 1 :].reshape(-1, _UNIFORMS_PER_STRONG))  # RGB's and TG's of each clip in turn
+    signs = _fixed_signs(seed) if spec.strong_fixed_sign else (None, None)
+    u_rgb, u_tg = np.split(u[:, box_end + 1 :], 2, axis=1)
+    strong_rgb = _strong(u_rgb, signs[0])
+    strong_tg = strong_rgb if spec.strong_shared_ops else _strong(u_tg, signs[1])
     size = (spec.size, spec.size)
-    rest = zip(boxes.tolist(), flips.tolist(), strong[::2], strong[1::2], strict=True)
+    rest = zip(boxes.tolist(), flips.tolist(), strong_rgb, strong_tg, strict=True)
     return [
         ClipPlan(frames[i], later[i], tuple(box), flip, size, rgb, tg) for i, (box, flip, rgb, tg) in enumerate(rest)
     ]
@@ -207,7 +215,7 @@ def epoch_order(seed: int, epoch: int, num_videos: int) -> np.ndarray:
     return _generator(seed, _ORDER_KEY, epoch, 0).permutation(num_videos)
 
 
-_CLIP_KEY, _ORDER_KEY = 0, 1
+_CLIP_KEY, _ORDER_KEY, _SIGN_KEY = 0, 1, 2
 
 
 def _uniforms(seed: int, epoch: int, position: int, num_clips: int) -> np.ndarray:
@@ -275,11 +283,17 @@ def _random_resized_crops(frame_sizes: np.ndarray, min_area: float, u: np.ndarra
     return np.array([x - x % 2, y - y % 2, w, h]).T
 
 
-def _strong(u: np.ndarray) -> list[StrongPlan]:
+def _strong(u: np.ndarray, fixed_signs: np.ndarray | None) -> list[StrongPlan]:
     """One plan for each row of _UNIFORMS_PER_STRONG numbers."""
     first, second = (u[:, 0] * NUM_STRONG_OPS).astype(int), (u[:, 1] * (NUM_STRONG_OPS - 1)).astype(int)
     second += second >= first  # distinct, and uniform over the others
-    ops = np.sort(np.stack([first, second], axis=1), axis=1).tolist()
-    signs = np.where(u[:, 2:4] < 0.5, -1, 1).tolist()
-    cutouts = u[:, 4:6].tolist()
-    return [StrongPlan(*map(tuple, parts)) for parts in zip(ops, signs, cutouts, strict=True)]
+    ops = np.sort(np.stack([first, second], axis=1), axis=1)
+    signs = np.where(u[:, 2:4] < 0.5, -1, 1) if fixed_signs is None else fixed_signs[ops]
+    parts = zip(ops.tolist(), signs.tolist(), u[:, 4:6].tolist(), strict=True)
+    return [StrongPlan(*map(tuple, part)) for part in parts]
+
+
+def _fixed_signs(seed: int) -> np.ndarray:
+    """(2, NUM_STRONG_OPS) signs of the operations in RGB and in TG, for a whole stream."""
+    signs: np.ndarray = 1 - 2 * _generator(seed, _SIGN_KEY, 0, 0).integers(2, size=(2, NUM_STRONG_OPS))
+    return signs

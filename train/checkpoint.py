@@ -7,7 +7,7 @@ When to save is left to :mod:`train.loop`.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,6 +83,7 @@ class TrainState:
         evaluated_step: step of the newest evaluation.
         best_top1: highest accuracy of an evaluation so far, -1 before the first.
         ranks: those that train together.
+        precise_bn: the recognizer's BatchNorm statistics in the newest evaluation, empty where PreciseBN is off.
     """
 
     config: Config
@@ -95,9 +96,12 @@ class TrainState:
     evaluated_step: int = 0
     best_top1: float = -1.0
     ranks: Ranks = ALONE
+    precise_bn: dict[str, Tensor] = field(default_factory=dict)
 
     def checkpoint(self) -> dict[str, Any]:
         """All of it, on all ranks, as tensors, numbers and strings; all ranks must ask for it.
+
+        "precise_bn" is empty where the weights have moved on since the evaluation; "method" has the running averages.
 
         Raises:
             NonFiniteLossError: a step since the last log line went wrong; such a state is not worth keeping.
@@ -113,6 +117,7 @@ class TrainState:
             "best_top1": self.best_top1,
             "window": window,
             "method": self.method.state_dict(),
+            "precise_bn": self.precise_bn if self.evaluated_step == self.step else {},
             "optimizer": self.optimizer.state_dict(),
             "loader": merged_loader_state(self.ranks.gather(self.loader.state_dict())),
             "rng": rng,
@@ -139,6 +144,7 @@ class TrainState:
         rng = [checkpoint["rng"], *checkpoint.get("rng_of_others", ())]
         if self.ranks.rank < len(rng):  # a rank that was not there before has its own already
             _set_rng_state(rng[self.ranks.rank])
+        self.precise_bn = checkpoint.get("precise_bn", {})  # earlier versions had none
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:

@@ -8,19 +8,21 @@ Which values make a good run is left to :mod:`train.recipes`, the constants of a
 import dataclasses
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
+from model.r3d import num_last_positions
 from pipeline.datasets import DataOptions
 from pipeline.errors import InputError
 from pipeline.processes import num_cores
 from pipeline.synthetic import MOTIONS
 from train.methods import METHODS
 from train.schedule import REFERENCE_BATCH, scaled_lr
+from train.scoring import ViewAverage
 
 
 def _require(condition: bool, message: str) -> None:
@@ -125,6 +127,10 @@ class DataConfig(DataOptions):
     """Temporal gradients: differences at the frames of the clip, as in the paper, or the slow ones of its code."""
     tg_stride: int = 1
     """Distance between the two frames of a temporal gradient, in frames of the video; 7 is the paper's slow one."""
+    strong_fixed_sign: bool = False
+    """Shear, shift and turn strong views the same way all through the run, as the paper's code does by its making."""
+    strong_shared_ops: bool = False
+    """Give RGB and temporal gradients of a clip the same strong augmentation, not one each."""
     decoder: Literal["auto", "ffmpeg", "dali"] = "auto"
     """Video decoder; auto takes DALI on a GPU and FFmpeg on a CPU."""
     num_threads: int | None = None
@@ -172,8 +178,30 @@ class ModelConfig:
     """Channels of the stem; 64 is R3D-18, half of it costs a quarter."""
     dropout: float = 0.5
     """Dropout before the classifier."""
+    num_classes: int | None = None
+    """Outputs of the classifier, None for one a class; the paper's code has 101 on the 51 classes of HMDB-51."""
+
+    def num_outputs(self, class_names: Sequence[str]) -> int:
+        """Outputs of the classifier; those beyond the classes are never right.
+
+        Args:
+            class_names: of the data set.
+
+        Raises:
+            InputError: there are more classes than ``num_classes``.
+        """
+        num_classes = self.num_classes or len(class_names)
+        _require(
+            num_classes >= len(class_names),
+            f"--model.num-classes {num_classes}: the videos are of {len(class_names)} classes, take as many or None",
+        )
+        return num_classes
 
     def __post_init__(self) -> None:
+        _require(
+            self.num_classes is None or self.num_classes >= 1,
+            f"--model.num-classes {self.num_classes}: take 1 or more, or None for one a class",
+        )
         _require(self.width >= 1, f"--model.width {self.width}: take 1 or more, 64 is the paper's")
         _require(0 <= self.dropout < 1, f"--model.dropout {self.dropout}: take at least 0 and less than 1")
 
@@ -214,6 +242,28 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How the recognizer is evaluated, during training and in the final test."""
+
+    precise_bn_batches: int = 0
+    """Batches of unlabeled videos on which BatchNorm statistics are computed anew (PreciseBN); 0 takes training's."""
+    precise_bn_batch_size: int = 5
+    """Clips in such a batch, on each GPU."""
+    average: ViewAverage = "logits"
+    """What the final test averages over the views of a video."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.precise_bn_batches >= 0,
+            f"--eval.precise-bn-batches {self.precise_bn_batches}: take 0 or more, 200 is the paper's",
+        )
+        _require(
+            self.precise_bn_batch_size >= 1,
+            f"--eval.precise-bn-batch-size {self.precise_bn_batch_size}: take 1 or more, 5 is the paper's",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run."""
 
@@ -221,11 +271,16 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
     method: object = field(default_factory=METHODS[RunConfig.method].config_type)
 
     def __post_init__(self) -> None:
         config_type = METHODS[self.run.method].config_type
         assert isinstance(self.method, config_type), f"{self.run.method} takes {config_type}, not {self.method}"
+        self._check_warmups()
+        self._check_batches()
+
+    def _check_warmups(self) -> None:
         warmups = {"optim": self.optim.warmup_epochs, "method": getattr(self.method, "warmup_epochs", 0)}
         too_long = [
             f"--{part}.warmup-epochs {epochs}" for part, epochs in warmups.items() if epochs >= self.optim.epochs
@@ -235,6 +290,23 @@ class Config:
             f"{' and '.join(too_long)} would outlast --optim.epochs {self.optim.epochs}: lower the warm-up "
             "(a sixth of the epochs is usual), or stop early with --run.max-steps",
         )
+
+    def _check_batches(self) -> None:
+        """BatchNorm in training needs two values of each channel: clips times positions of the last stage."""
+        positions = num_last_positions(self.data.clip_len, self.data.size)
+        smallest = METHODS[self.run.method].smallest_batch(
+            self.method, self.optim.batch_labeled, self.optim.batch_unlabeled
+        )
+        precise = self.eval.precise_bn_batch_size if self.eval.precise_bn_batches else 2
+        for clips, remedy in (
+            (smallest, "--optim.batch-labeled and --optim.batch-unlabeled of 2 or more"),
+            (precise, "--eval.precise-bn-batch-size of 2 or more"),
+        ):
+            _require(
+                clips * positions > 1,
+                f"--run.method {self.run.method} would show the network one clip of {self.data.size} pixels at a time, "
+                f"in which BatchNorm has nothing to compare: take {remedy}, or a larger --data.size",
+            )
 
 
 def with_method(config: Config, name: str) -> Config:

@@ -10,8 +10,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from model import synchronize_batch_norm
+from model import synchronize_batch_norm, using_precise_bn
 from pipeline.batch import ClipBatch
 from pipeline.errors import TooManyBadVideos
 from pipeline.files import write_whole
@@ -50,7 +51,7 @@ def fit(
         have gone bad for one, and on other ranks than the first), and why videos were left out, by path.
     """
     run, split = config.run, videos.split
-    method = _new_method(config, len(split.class_names), ranks)
+    method = _new_method(config, config.model.num_outputs(split.class_names), ranks)
     with ExitStack() as stack:
         with ranks.together():
             loader = stack.enter_context(_new_loader(config, videos, method, ranks))
@@ -72,15 +73,21 @@ def fit(
             if run.resume:
                 display.note(f"resumed at step {state.step}" if begun else "no checkpoint yet, starting from scratch")
 
+            def precise_bn() -> dict[str, Tensor]:
+                return validation.precise_bn(method.recognizer, method.modality, state.step)
+
             def evaluate() -> Accuracy:
-                return validation.center(recognizer)[method.modality].accuracy(split.labels)
+                state.precise_bn = precise_bn()
+                with using_precise_bn(method.recognizer, state.precise_bn):
+                    return validation.center(recognizer)[method.modality].accuracy(split.labels)
 
             module = ranks.data_parallel(method)
             train(state, schedule, run.dir, evaluate, metrics, display, stop, module)
             accuracy = ranks.first(_recorded_test(run.dir, state.step))
             if accuracy is None:
                 display.note("evaluating on 10 clips x 3 crops of every validation video")
-                predictions = validation.test(recognizer)
+                with using_precise_bn(method.recognizer, state.precise_bn or precise_bn()):
+                    predictions = validation.test(recognizer)
                 accuracy = predictions[method.modality].accuracy(split.labels)
                 if ranks.is_first:
                     write_predictions(run.dir, state.step, predictions, videos.index.paths, split.labels)
@@ -103,10 +110,10 @@ def _sample(loader: ClipLoader) -> tuple[ClipBatch | None, dict[str, str]]:
     return batch, loader.quarantined
 
 
-def _new_method(config: Config, num_classes: int, ranks: Ranks) -> Method:
+def _new_method(config: Config, num_outputs: int, ranks: Ranks) -> Method:
     """Networks with their first weights, the same on all ranks; their dropout is not."""
     torch.manual_seed(config.run.seed)
-    method = METHODS[config.run.method](num_classes, config.method, config.model.width, config.model.dropout)
+    method = METHODS[config.run.method](num_outputs, config.method, config.model.width, config.model.dropout)
     if ranks.world_size > 1:
         synchronize_batch_norm(method)
         torch.manual_seed(config.run.seed + (ranks.rank << 32))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed._functional_collectives import all_gather_single
 
 AlignmentKind = Literal["cosine", "l1", "l2"]
+AlignmentReduce = Literal["sum", "mean"]
 StopGradient = Literal["tg", "rgb"] | None
 PseudoLabelSource = Literal["average", "rgb", "tg"]
 PseudoLabelFuse = Literal["logits", "probabilities"]
@@ -27,6 +28,7 @@ def alignment_loss(
     tg_features: Sequence[Tensor],
     kind: AlignmentKind = "cosine",
     stop_gradient: StopGradient = "tg",
+    reduce: AlignmentReduce = "sum",
 ) -> Tensor:
     """Distance between the features of the two modalities, summed over stages, Eq. (9).
 
@@ -39,13 +41,16 @@ def alignment_loss(
         kind: "cosine", 1 - the mean cosine of the channel vectors; "l1" or "l2", the mean absolute or squared
             difference.
         stop_gradient: the modality that is a fixed target; None lets both move.
+        reduce: "sum" over stages, as the reference, or their "mean".
 
     Returns:
         0-dim float32.
 
     Raises:
-        ValueError: no stages, not equally many, or an unknown kind or modality.
+        ValueError: no stages, not equally many, or an unknown kind, modality or reduction.
     """
+    if reduce not in ("sum", "mean"):
+        raise ValueError(f"alignment reduce {reduce!r} is not 'sum' or 'mean'")
     if stop_gradient not in ("tg", "rgb", None):
         raise ValueError(f"stop_gradient {stop_gradient!r} is not 'tg', 'rgb' or None")
     if not rgb_features or len(rgb_features) != len(tg_features):
@@ -60,7 +65,8 @@ def alignment_loss(
         )
         for rgb, tg in zip(rgb_features, tg_features, strict=True)
     ]
-    return torch.stack(distances).sum()
+    stages = torch.stack(distances)
+    return stages.sum() if reduce == "sum" else stages.mean()
 
 
 def _distance(rgb: Tensor, tg: Tensor, kind: AlignmentKind) -> Tensor:

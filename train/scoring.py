@@ -1,14 +1,15 @@
 """How good networks are on the validation videos.
 
-Promises numbers as the reference computes them: the mean of the logits over the views of a video, then top-1, top-5
-and per-class accuracy.  Functions of (networks, views, labels) alone; which views are cut is left to
-:mod:`pipeline.evaluation`.
+Promises numbers as the reference computes them: the mean of the logits over the views of a video (or, if asked for, of
+the probabilities), then top-1, top-5 and per-class accuracy.  Functions of (networks, views, labels) alone; which views
+are cut is left to :mod:`pipeline.evaluation`.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from model import normalize
 from pipeline.batch import Modality, Views
+
+ViewAverage = Literal["logits", "probabilities"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Predictions(NamedTuple):
 
     Attributes:
         rows: (N,) int64 rows of the index, on the host.
-        logits: (N, K) float32, on the host.
+        logits: (N, K) float32, on the host; of averaged probabilities their logarithms.
     """
 
     rows: Tensor
@@ -119,23 +122,31 @@ def predict_center(
 
 
 def predict_test(
-    networks: Mapping[Modality, nn.Module], views: Iterable[tuple[int, Views]]
+    networks: Mapping[Modality, nn.Module], views: Iterable[tuple[int, Views]], average: ViewAverage = "logits"
 ) -> dict[Modality, Predictions]:
-    """Predict from the mean of the logits over all views of a video, usually 10 clips x 3 crops.
+    """Predict from the mean over all views of a video, usually 10 clips x 3 crops.
 
     Args:
         networks: by the modality they see; normalised clips in, (logits, features) out.
         views: (row, views) pairs: a row of the index and all clips of that video, in the networks' modalities.
+        average: of what the mean is taken; the paper's code takes logits.
 
     Returns:
         What each network says, by modality.
     """
 
     def mean_logits(clips: Views) -> dict[Modality, Tensor]:
-        return {modality: logits.mean(dim=0, keepdim=True) for modality, logits in logits_of(clips).items()}
+        return {modality: _mean_over_views(logits, average) for modality, logits in logits_of(clips).items()}
 
     with _evaluating(networks) as logits_of:
         return _collect([(torch.tensor([row]), mean_logits(clips)) for row, clips in views])
+
+
+def _mean_over_views(logits: Tensor, average: ViewAverage) -> Tensor:
+    """(V, K) logits -> (1, K) logits."""
+    if average == "logits":
+        return logits.mean(dim=0, keepdim=True)
+    return logits.log_softmax(dim=1).logsumexp(dim=0, keepdim=True) - math.log(len(logits))
 
 
 def _collect(parts: list[tuple[Tensor, dict[Modality, Tensor]]]) -> dict[Modality, Predictions]:
@@ -165,6 +176,11 @@ def _evaluating(networks: Mapping[Modality, nn.Module]) -> Iterator[Callable[[Vi
 
 def _logits(network: nn.Module, pixels: Tensor) -> Tensor:
     device = next(network.parameters()).device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+    with evaluation_precision(device):
         logits: Tensor = network(normalize(pixels.to(device)))[0]
     return logits.float()
+
+
+def evaluation_precision(device: torch.device) -> torch.autocast:
+    """Context in which networks are evaluated: bfloat16 on a GPU, float32 on a CPU."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

@@ -1,23 +1,28 @@
 """Validation videos shown to networks: one center clip of each during training, thirty views of each for the test.
 
+Unlabeled ones too, before that, where BatchNorm statistics are computed anew.
+
 Promises that as many videos are left out as may be, counted and named, and that a signal stops it between two videos.
-Which clips those are is left to :mod:`pipeline.evaluation`, the accuracies to :mod:`train.scoring`.
+Which clips those are is left to :mod:`pipeline.evaluation`, the accuracies to :mod:`train.scoring`, the statistics to
+:mod:`model.precise_bn`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
+from model import normalize, precise_bn_statistics
 from pipeline.batch import Modality
 from pipeline.errors import TooManyBadVideos
-from pipeline.evaluation import center_views, multi_views
+from pipeline.evaluation import center_views, multi_views, precise_bn_views
 from pipeline.plan import ClipSpec
 from pipeline.quarantine import num_tolerated
 from train.config import Config
 from train.distributed import ALONE, Ranks
-from train.scoring import Predictions, merge_predictions, predict_center, predict_test
+from train.scoring import Predictions, evaluation_precision, merge_predictions, predict_center, predict_test
 from train.stop import StopSignal
 from train.videos import Videos
 
@@ -73,7 +78,56 @@ class Validation:
         """
         rows = self.videos.split.val
         views = multi_views(self.videos.index, rows, clip_spec(self.config), **self._options(networks))
-        return self._shared(lambda: predict_test(networks, self.stop.watch(self._enough(views))))
+        average = self.config.eval.average
+        return self._shared(lambda: predict_test(networks, self.stop.watch(self._enough(views)), average))
+
+    def precise_bn(self, network: nn.Module, modality: Modality, pass_number: int) -> dict[str, Tensor]:
+        """Compute a network's BatchNorm statistics anew on center clips of the unlabeled videos.
+
+        Args:
+            network: as for :meth:`center`; comes back as it was.
+            modality: what it sees.
+            pass_number: another one shows other videos, or others first.
+
+        Returns:
+            What :func:`model.apply_precise_bn` takes; empty where PreciseBN is off.
+
+        Raises:
+            Stopped: a signal came.
+            TooManyBadVideos: more of the unlabeled videos are bad than may.
+        """
+        config, num_batches = self.config, self.config.eval.precise_bn_batches
+        if not num_batches:
+            return {}
+        views = precise_bn_views(
+            self.videos.index,
+            self.videos.split.unlabeled,
+            clip_spec(config),
+            seed=config.run.seed,
+            pass_number=pass_number,
+            batch_size=config.eval.precise_bn_batch_size,
+            num_batches=num_batches,
+            tg=modality == "tg",
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            max_bad_fraction=config.data.max_bad_fraction,
+            **{**decoding(config, self.ranks), "decoder": self.decoder},
+        )
+        device = next(network.parameters()).device
+        # Closed by hand: the traceback of whatever ends this early would keep the threads that read ahead.
+        with closing(views), evaluation_precision(device):
+            clips = (normalize(part.of(modality).to(device)) for _, part in self._in_step(views))
+            return precise_bn_statistics(network, clips, num_batches)
+
+    def _in_step(self, views: Iterator[View]) -> Iterator[View]:
+        """The same views; all ranks break off at the same one, since synchronised statistics need all of them."""
+        while True:
+            with self.ranks.together():
+                self.stop.check()
+                view = next(views, None)
+            if view is None:
+                return
+            yield view
 
     def _shared(self, predict: Callable[[], dict[Modality, Predictions]]) -> dict[Modality, Predictions]:
         """What all ranks predict, each of its share."""
@@ -129,6 +183,8 @@ def clip_spec(config: Config) -> ClipSpec:
         flip=data.flip,
         tg_stride=data.tg_stride,
         tg_form=data.tg_form,
+        strong_fixed_sign=data.strong_fixed_sign,
+        strong_shared_ops=data.strong_shared_ops,
     )
 
 

@@ -332,6 +332,8 @@ def test_the_defaults_are_the_references() -> None:
     assert temporal_gradient.Config() == temporal_gradient.Config(
         threshold=0.3,
         warmup_epochs=30,
+        pseudo_label_dropout=True,
+        split_batches=False,
         pseudo_label_source="average",
         pseudo_label_fuse="logits",
         supervised_weight=0.5,
@@ -339,11 +341,20 @@ def test_the_defaults_are_the_references() -> None:
         alignment_weight=1.0,
         alignment_kind="cosine",
         alignment_blocks=(0, 1, 2, 3),
+        alignment_reduce="sum",
         stop_gradient="tg",
         info_nce_weight=1.0,
         temperature=0.5,
     )
-    assert fixmatch.Config() == fixmatch.Config(0.3, 30, 1.0, 1.0)
+    assert fixmatch.Config() == fixmatch.Config(
+        threshold=0.3,
+        warmup_epochs=30,
+        pseudo_label_dropout=True,
+        split_batches=False,
+        supervised_weight=1.0,
+        pseudo_label_weight=1.0,
+        modality="rgb",
+    )
 
 
 # --- the definition, view by view: in eval mode BatchNorm no longer ties the views together ---

@@ -4,12 +4,13 @@ Promises the interface the training loop calls.  What a step does with a batch i
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from model import R3D18
+from model import R3D18, normalize
 from pipeline.batch import ClipBatch, Modality, Needs
 from pipeline.errors import InputError
 
@@ -40,6 +41,17 @@ class Method(nn.Module, ABC):
         """All networks that classify clips, by what they see: the recognizer, and what else may be looked into."""
         return {self.modality: self.recognizer}
 
+    @classmethod
+    def smallest_batch(cls, config: Any, batch_labeled: int, batch_unlabeled: int) -> int:
+        """Clips in the smallest batch that BatchNorm sees in a step.
+
+        Args:
+            config: of the method.
+            batch_labeled: labeled clips in a step of one rank.
+            batch_unlabeled: unlabeled ones.
+        """
+        return batch_labeled
+
     @abstractmethod
     def forward(self, batch: ClipBatch, progress: Tensor) -> dict[str, Tensor]:
         """Compute the loss of one batch, without making the host wait for the device.
@@ -55,16 +67,69 @@ class Method(nn.Module, ABC):
         """
 
 
-def check_pseudo_label_options(threshold: float, warmup_epochs: int) -> None:
-    """Refuse what cannot be meant.
+@dataclass(frozen=True)
+class WeakStrongConfig:
+    """Constants of methods whose pseudo-labels of weak views teach strong views."""
 
-    Raises:
-        InputError: the threshold is no probability, or the warm-up is negative.
-    """
-    if not 0 <= threshold <= 1:
-        raise InputError(f"threshold {threshold} is not a probability: choose one from 0 to 1")
-    if warmup_epochs < 0:
-        raise InputError(f"warmup_epochs {warmup_epochs} is negative: 0 starts at once")
+    threshold: float = 0.3
+    """Least probability of a pseudo-label that is learned from, 0 to 1."""
+    warmup_epochs: int = 30
+    """Epochs before pseudo-labels are learned from; all other losses are on from the start."""
+    pseudo_label_dropout: bool = True
+    """Make pseudo-labels with dropout, as the paper's code does."""
+    split_batches: bool = False
+    """Let BatchNorm see the strong views apart from the others, not all views as one batch as in the paper's code."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold {self.threshold} is not a probability: choose one from 0 to 1")
+        if self.warmup_epochs < 0:
+            raise InputError(f"warmup_epochs {self.warmup_epochs} is negative: 0 starts at once")
+
+
+class WeakStrongMethod(Method):
+    """A method whose pseudo-labels of weak views teach strong views; which views share a batch is decided here."""
+
+    config: WeakStrongConfig
+
+    @classmethod
+    def smallest_batch(cls, config: WeakStrongConfig, batch_labeled: int, batch_unlabeled: int) -> int:
+        """Strong views alone, or all views."""
+        return batch_unlabeled if config.split_batches else batch_labeled + 2 * batch_unlabeled
+
+    def joined_views(self, batch: ClipBatch, modality: Modality) -> Tensor:
+        """The clips to go through a network as one batch: labeled, weak and, unless those go apart, strong rows."""
+        assert batch.weak is not None
+        assert batch.strong is not None
+        views = [batch.labeled, batch.weak] if self.config.split_batches else [batch.labeled, batch.weak, batch.strong]
+        return torch.cat([view.of(modality) for view in views])
+
+    def logits_by_view(
+        self, network: R3D18, logits: Tensor, feature: Tensor, batch: ClipBatch, modality: Modality
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Take a network's output apart, and run the strong views through it where they go apart.
+
+        Args:
+            network: that of the modality.
+            logits: (B, K) it gave for the joined views.
+            feature: (B, C, T, H, W) of its last stage for them.
+            batch: the views.
+            modality: what the network sees.
+
+        Returns:
+            Logits of the labeled, the weak and the strong rows; those of the weak rows are for pseudo-labels only.
+        """
+        assert batch.weak is not None
+        assert batch.strong is not None
+        if self.config.split_batches:
+            strong, _ = network(normalize(batch.strong.of(modality)))
+            logits = torch.cat([logits, strong])
+        rows = [len(view.rgb) for view in (batch.labeled, batch.weak, batch.strong)]
+        labeled, weak, strong = logits.split_with_sizes(rows)
+        if not self.config.pseudo_label_dropout:
+            with torch.no_grad():
+                weak = network.classify(feature[rows[0] : rows[0] + rows[1]])
+        return labeled, weak, strong
 
 
 def started(progress: Tensor, warmup_epochs: int) -> Tensor:
@@ -76,8 +141,8 @@ def pseudo_label_metrics(labels: Tensor, mask: Tensor, true_labels: Tensor | Non
     """Measure pseudo-labels.
 
     Args:
-        labels: (B,) int64 pseudo-labels.
-        mask: (B,) bool, True where kept.
+        labels: (B,) int64 pseudo-labels, or (M, B) where M networks have theirs.
+        mask: of the same shape, bool, True where kept.
         true_labels: (B,) int64, negative where unknown.
 
     Returns:

@@ -7,24 +7,19 @@ the single-stream row of Table 3a; what it trains then sees temporal gradients, 
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model import R3D18, normalize
 from pipeline.batch import ClipBatch, Modality, Needs
 from train.losses import masked_cross_entropy, pseudo_labels
-from train.methods.base import Method, check_pseudo_label_options, pseudo_label_metrics, started
+from train.methods.base import WeakStrongConfig, WeakStrongMethod, pseudo_label_metrics, started
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WeakStrongConfig):
     """Constants of FixMatch as the paper's code runs it on videos."""
 
-    threshold: float = 0.3
-    """Least probability of a pseudo-label that is learned from, 0 to 1."""
-    warmup_epochs: int = 30
-    """Epochs before pseudo-labels are learned from."""
     supervised_weight: float = 1.0
     """Weight of the cross-entropy on labeled clips."""
     pseudo_label_weight: float = 1.0
@@ -32,11 +27,8 @@ class Config:
     modality: Modality = "rgb"
     """What the network sees: RGB frames, or temporal gradients, also when it is evaluated."""
 
-    def __post_init__(self) -> None:
-        check_pseudo_label_options(self.threshold, self.warmup_epochs)
 
-
-class FixMatch(Method):
+class FixMatch(WeakStrongMethod):
     """One network and Eq. (4).
 
     Args:
@@ -50,7 +42,7 @@ class FixMatch(Method):
 
     def __init__(self, num_classes: int, config: Config, width: int = 64, dropout: float = 0.5) -> None:
         super().__init__()
-        self.config = config
+        self.config: Config = config
         self.modality = config.modality
         self.needs = Needs(tg=config.modality == "tg", unlabeled=True, strong=True)
         self.network = R3D18(num_classes, width, dropout)
@@ -61,17 +53,10 @@ class FixMatch(Method):
         return self.network
 
     def forward(self, batch: ClipBatch, progress: Tensor) -> dict[str, Tensor]:
-        """Compute "loss", its terms "supervised" and "pseudo_label" (0 in the warm-up), and the pseudo-label metrics.
-
-        All views go through the network as one batch, so that BatchNorm sees them together.
-        """
-        assert batch.weak is not None
-        assert batch.strong is not None
+        """Compute "loss", its terms "supervised" and "pseudo_label" (0 in the warm-up), and pseudo-label metrics."""
         config = self.config
-        views = [view.of(self.modality) for view in (batch.labeled, batch.weak, batch.strong)]
-        logits, _ = self.network(normalize(torch.cat(views)))
-        rows = [len(view) for view in views]
-        labeled, weak, strong = logits.split_with_sizes(rows)
+        logits, features = self.network(normalize(self.joined_views(batch, self.modality)))
+        labeled, weak, strong = self.logits_by_view(self.network, logits, features[-1], batch, self.modality)
 
         supervised = F.cross_entropy(labeled.float(), batch.labels)
         labels, mask = pseudo_labels(weak, None, source="rgb", threshold=config.threshold)

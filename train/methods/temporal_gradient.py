@@ -5,38 +5,34 @@ network are drawn to those of the other, and the two embeddings of a clip to eac
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import R3D18, DualR3D, ModalityOutput
+from model import R3D18, DualR3D
 from pipeline.batch import ClipBatch, Modality, Needs
 from pipeline.errors import InputError
 from train.losses import (
     AlignmentKind,
+    AlignmentReduce,
     PseudoLabelFuse,
-    PseudoLabelSource,
     StopGradient,
     alignment_loss,
     info_nce,
     masked_cross_entropy,
     pseudo_labels,
 )
-from train.methods.base import Method, check_pseudo_label_options, pseudo_label_metrics, started
+from train.methods.base import WeakStrongConfig, WeakStrongMethod, pseudo_label_metrics, started
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WeakStrongConfig):
     """Constants of the method, with the values behind the paper's main results."""
 
-    threshold: float = 0.3
-    """Least probability of a pseudo-label that is learned from, 0 to 1."""
-    warmup_epochs: int = 30
-    """Epochs before pseudo-labels are learned from; alignment and contrast are on from the start."""
-    pseudo_label_source: PseudoLabelSource = "average"
-    """Whose opinion of the weak view labels the strong ones of both modalities."""
+    pseudo_label_source: Literal["average", "rgb", "tg", "individual"] = "average"
+    """Whose opinion of the weak view labels the strong ones of both modalities; individual: each has its own."""
     pseudo_label_fuse: PseudoLabelFuse = "logits"
     """What an average is taken of. The paper writes probabilities, its code averages logits."""
     supervised_weight: float = 0.5
@@ -44,20 +40,22 @@ class Config:
     pseudo_label_weight: float = 0.5
     """Weight of the cross-entropy between strong views and pseudo-labels, in each modality."""
     alignment_weight: float = 1.0
-    """Weight of the alignment, summed over blocks; 0 turns it off."""
+    """Weight of the alignment; 0 turns it off."""
     alignment_kind: AlignmentKind = "cosine"
     """Distance between features: 1 - cosine, or the mean absolute (l1) or squared (l2) difference."""
     alignment_blocks: tuple[int, ...] = (0, 1, 2, 3)
     """Stages whose features are aligned, out of 0 to 3."""
+    alignment_reduce: AlignmentReduce = "sum"
+    """Sum the alignment over the blocks, or take the mean."""
     stop_gradient: StopGradient = "tg"
-    """Modality whose features are a fixed target of the alignment."""
+    """Modality whose features are a fixed target of the alignment; None lets both move."""
     info_nce_weight: float = 1.0
     """Weight of the contrast between the modalities; 0 turns it off."""
     temperature: float = 0.5
     """Divides the cosines of the contrast."""
 
     def __post_init__(self) -> None:
-        check_pseudo_label_options(self.threshold, self.warmup_epochs)
+        super().__post_init__()
         if not self.alignment_blocks or not set(self.alignment_blocks) <= {0, 1, 2, 3}:
             raise InputError(
                 f"alignment_blocks {self.alignment_blocks} are not among 0, 1, 2, 3: "
@@ -67,7 +65,7 @@ class Config:
             raise InputError(f"temperature {self.temperature} is not positive: the paper takes 0.5")
 
 
-class TemporalGradient(Method):
+class TemporalGradient(WeakStrongMethod):
     """An RGB and a temporal-gradient network, and Eq. (11).
 
     Args:
@@ -82,7 +80,7 @@ class TemporalGradient(Method):
 
     def __init__(self, num_classes: int, config: Config, width: int = 64, dropout: float = 0.5) -> None:
         super().__init__()
-        self.config = config
+        self.config: Config = config
         self.dual = DualR3D(num_classes, width, dropout)
 
     @property
@@ -102,29 +100,27 @@ class TemporalGradient(Method):
         "alignment", "info_nce".  The last two see the labeled and the weak rows, not the strong ones, whose
         modalities are distorted each in its own way.
         """
-        assert batch.weak is not None
-        assert batch.strong is not None
         config = self.config
-        rgb, tg = self._both_modalities(batch)
-        rows = [len(batch.labels), len(batch.weak.rgb), len(batch.strong.rgb)]
-        rgb_labeled, rgb_weak, rgb_strong = rgb.logits.split_with_sizes(rows)
-        tg_labeled, tg_weak, tg_strong = tg.logits.split_with_sizes(rows)
-
-        labels, mask = pseudo_labels(
-            rgb_weak, tg_weak, config.pseudo_label_source, config.pseudo_label_fuse, config.threshold
+        rgb, tg = self.dual(self.joined_views(batch, "rgb"), self.joined_views(batch, "tg"))
+        rgb_labeled, rgb_weak, rgb_strong = self.logits_by_view(
+            self.dual.rgb, rgb.logits, rgb.features[-1], batch, "rgb"
         )
+        tg_labeled, tg_weak, tg_strong = self.logits_by_view(self.dual.tg, tg.logits, tg.features[-1], batch, "tg")
+
+        labels, mask = self._pseudo_labels(rgb_weak, tg_weak)
         gate = started(progress, config.warmup_epochs)
-        registered = rows[0] + rows[1]
+        registered = len(rgb_labeled) + len(rgb_weak)
         terms = {
             "supervised_rgb": F.cross_entropy(rgb_labeled.float(), batch.labels),
             "supervised_tg": F.cross_entropy(tg_labeled.float(), batch.labels),
-            "pseudo_label_rgb": gate * masked_cross_entropy(rgb_strong, labels, mask),
-            "pseudo_label_tg": gate * masked_cross_entropy(tg_strong, labels, mask),
+            "pseudo_label_rgb": gate * masked_cross_entropy(rgb_strong, labels[0], mask[0]),
+            "pseudo_label_tg": gate * masked_cross_entropy(tg_strong, labels[1], mask[1]),
             "alignment": alignment_loss(
                 [rgb.features[block][:registered] for block in config.alignment_blocks],
                 [tg.features[block][:registered] for block in config.alignment_blocks],
                 config.alignment_kind,
                 config.stop_gradient,
+                config.alignment_reduce,
             ),
             "info_nce": info_nce(rgb.embedding[:registered], tg.embedding[:registered], config.temperature),
         }
@@ -136,15 +132,14 @@ class TemporalGradient(Method):
         )
         return {"loss": loss, **terms, **pseudo_label_metrics(labels, mask, batch.unlabeled_labels)}
 
-    def _both_modalities(self, batch: ClipBatch) -> tuple[ModalityOutput, ModalityOutput]:
-        """Run each modality's views through its network as one batch, so that BatchNorm sees them together."""
-        assert batch.weak is not None
-        assert batch.strong is not None
-        assert batch.labeled.tg is not None
-        assert batch.weak.tg is not None
-        assert batch.strong.tg is not None
-        rgb, tg = self.dual(
-            torch.cat([batch.labeled.rgb, batch.weak.rgb, batch.strong.rgb]),
-            torch.cat([batch.labeled.tg, batch.weak.tg, batch.strong.tg]),
-        )
-        return rgb, tg
+    def _pseudo_labels(self, rgb_weak: Tensor, tg_weak: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels (2, B) and mask (2, B): the first row teaches the RGB network, the second the TG network."""
+        config = self.config
+        if config.pseudo_label_source == "individual":
+            rgb = pseudo_labels(rgb_weak, tg_weak, "rgb", threshold=config.threshold)
+            tg = pseudo_labels(rgb_weak, tg_weak, "tg", threshold=config.threshold)
+        else:
+            rgb = tg = pseudo_labels(
+                rgb_weak, tg_weak, config.pseudo_label_source, config.pseudo_label_fuse, config.threshold
+            )
+        return torch.stack([rgb[0], tg[0]]), torch.stack([rgb[1], tg[1]])
