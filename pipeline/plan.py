@@ -34,7 +34,7 @@ _UNIFORMS_PER_STRONG = 6
 _UNIFORMS = 1 + 2 * _CROP_ATTEMPTS + 3 + 2 * _UNIFORMS_PER_STRONG
 _UNIFORMS_PER_COUNT = 4  # what Philox makes of one value of its counter
 _COUNTS_PER_CLIP = -(-_UNIFORMS // _UNIFORMS_PER_COUNT)
-_TEST_CROPS = 3
+NUM_TEST_CROPS = 3
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def plan_test(record: VideoRecord, spec: ClipSpec) -> tuple[ClipPlan, np.ndarray
     size = (int(width * scale + 0.5), int(height * scale + 0.5))
     long_axis = int(size[0] >= size[1])  # 1: crops are spread over x, 0: over y
     step = (size[1 - long_axis] - spec.eval_size) // 2
-    corners = np.zeros((_TEST_CROPS, 2), np.int64)
+    corners = np.zeros((NUM_TEST_CROPS, 2), np.int64)
     corners[:, long_axis] = (0, 2 * step, step)
     return ClipPlan(frames, later, (0, 0, width, height), False, size), corners
 

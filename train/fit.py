@@ -51,7 +51,7 @@ def fit(
         have gone bad for one, and on other ranks than the first), and why videos were left out, by path.
     """
     run, split = config.run, videos.split
-    method = _new_method(config, config.model.num_outputs(split.class_names), ranks)
+    method = new_method(config, config.model.num_outputs(split.class_names), ranks)
     with ExitStack() as stack:
         with ranks.together():
             loader = stack.enter_context(_new_loader(config, videos, method, ranks))
@@ -110,7 +110,7 @@ def _sample(loader: ClipLoader) -> tuple[ClipBatch | None, dict[str, str]]:
     return batch, loader.quarantined
 
 
-def _new_method(config: Config, num_outputs: int, ranks: Ranks) -> Method:
+def new_method(config: Config, num_outputs: int, ranks: Ranks = ALONE) -> Method:
     """Networks with their first weights, the same on all ranks; their dropout is not."""
     torch.manual_seed(config.run.seed)
     method = METHODS[config.run.method](num_outputs, config.method, config.model.width, config.model.dropout)

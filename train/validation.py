@@ -40,6 +40,7 @@ class Validation:
         stop: asked between videos.
         skipped: why videos were left out, by path; grows.
         ranks: those that share the videos, and all get what each of them predicts.
+        shown: called when the networks have seen a video, or a batch of center clips.
     """
 
     config: Config
@@ -48,6 +49,7 @@ class Validation:
     stop: StopSignal
     skipped: dict[str, str] = field(default_factory=dict)
     ranks: Ranks = ALONE
+    shown: Callable[[], None] = lambda: None
 
     def center(self, networks: Mapping[Modality, nn.Module]) -> dict[Modality, Predictions]:
         """Predict from one center clip of each video.
@@ -157,6 +159,7 @@ class Validation:
         for view in views:
             self._check_enough()
             yield view
+            self.shown()
         self._check_enough()
 
     def _check_enough(self) -> None:

@@ -15,7 +15,7 @@ from tests.train.standins import make_config, make_state
 from train.checkpoint import load
 from train.cli import parse
 from train.config import Config, resolve
-from train.fit import _new_method
+from train.fit import new_method
 from train.metrics import read_metrics
 from train.predictions import read_predictions
 from train.stop import Stopped, StopSignal
@@ -88,7 +88,7 @@ def test_the_final_test_sees_the_statistics_of_the_checkpoint(
     _, run = runs
     config = resolve(parse(words(data, run, ON)))
     checkpoint, videos = load(run / "last.pt"), prepare_videos(config)
-    method = _new_method(config, 2)
+    method = new_method(config, 2)
     method.load_state_dict(checkpoint["method"])
     apply_precise_bn(method.recognizer, checkpoint["precise_bn"])
     test = Validation(config, videos, "ffmpeg", StopSignal()).test({"rgb": method.recognizer})
@@ -113,7 +113,7 @@ def test_a_recognizer_sees_its_modality_and_statistics_depend_on_the_pass(
 ) -> None:
     more = ["--run.method=fixmatch", f"--method.modality={modality}", "--method.warmup-epochs=0", ON]
     config = resolve(parse(words(data, tmp_path, *more)))
-    method = _new_method(config, 2)
+    method = new_method(config, 2)
     assert method.modality == modality
     shown = validation(config, StopSignal())
     first, again, later = (shown.precise_bn(method.recognizer, method.modality, step) for step in (3, 3, 6))
@@ -132,7 +132,7 @@ def test_a_signal_stops_it_and_leaves_the_running_averages(data: Path, tmp_path:
                 yield item
 
     config = resolve(parse(words(data, tmp_path, ON)))
-    method = _new_method(config, 2)
+    method = new_method(config, 2)
     before = {name: value.clone() for name, value in method.state_dict().items()}
     with pytest.raises(Stopped):
         validation(config, AfterOne()).precise_bn(method.recognizer, "rgb", 0)
@@ -163,7 +163,7 @@ def test_a_pass_over_a_large_data_set_plans_only_what_it_shows(
         _CenterStream, "_plans", lambda self, rows, *at: planned.append(len(rows)) or plans(self, rows, *at)
     )
     config = resolve(parse(words(data, tmp_path, ON)))
-    method = _new_method(config, 2)
+    method = new_method(config, 2)
     validation(config, StopSignal()).precise_bn(method.recognizer, "rgb", 0)
     assert max(planned) <= 3  # a batch at a time
     assert sum(planned) < 3 * (3 + 20)  # those shown, and those read ahead
