@@ -51,7 +51,7 @@ def train(
     last_step = num_steps(state, schedule)
     device = next(method.parameters()).device
     progress = torch.zeros((), device=device)
-    meter = Meter()
+    meter = Meter(device)
     method.train()
     while True:
         with _saving_what_is_done(state, run_dir):
@@ -115,4 +115,4 @@ def _evaluate_and_save(
     if is_best:
         save(run_dir / BEST, checkpoint)
     save(run_dir / LAST, checkpoint)
-    display.note(f"step {state.step}: val top-1 {accuracy.top1:.1%} on one center clip of {accuracy.num_videos} videos")
+    display.evaluated(state.step, accuracy, state.best_top1)

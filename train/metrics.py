@@ -18,11 +18,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.batch import ClipBatch
 from pipeline.files import write_whole
+from train.hardware import NAMES as HARDWARE
+from train.hardware import HardwareMonitor
 
 METRICS_FILE = "metrics.jsonl"
 _NOT_LOSSES = frozenset(
     {"kind", "step", "epoch", "lr", "mask_rate", "pseudo_label_accuracy", "grad_norm"}
-    | {"clips_per_s", "step_ms", "data_wait_ms", "num_quarantined"}
+    | {"clips_per_s", "step_ms", "data_wait_ms", "num_quarantined", *HARDWARE}
 )
 _MAY_BE_NAN = frozenset({"pseudo_label_accuracy"})  # NaN where no pseudo-label was kept
 
@@ -103,13 +105,19 @@ class Window:
 
 
 class Meter:
-    """The host's clock around steps: throughput, and how long the step waited for data."""
+    """The host's clock around steps: throughput, how long the step waited for data, and how busy the machine was.
 
-    def __init__(self) -> None:
+    Args:
+        device: that trains.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._hardware = HardwareMonitor(device)
         self.restart()
 
     def restart(self) -> None:
         """Begin anew, so that what lies between two stretches of training is not counted."""
+        self._hardware.restart()
         self._started = time.perf_counter()
         self._waited = 0.0
         self._num_steps = self._num_clips = 0
@@ -121,13 +129,14 @@ class Meter:
         self._num_clips += len(batch.labeled_ids) + (0 if batch.unlabeled_ids is None else len(batch.unlabeled_ids))
 
     def read(self) -> dict[str, float]:
-        """Averages since the last restart; the device must have caught up with the host."""
+        """Averages since the last restart, and the hardware now; the device must have caught up with the host."""
         elapsed = time.perf_counter() - self._started
         num_steps = max(1, self._num_steps)
         return {
             "clips_per_s": self._num_clips / elapsed,
             "step_ms": 1000 * elapsed / num_steps,
             "data_wait_ms": 1000 * self._waited / num_steps,
+            **self._hardware.sample(),
         }
 
 
