@@ -63,20 +63,34 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
         logits: (N, K) float, on the host, N >= 1.
         labels: (N,) int64 in 0..K-1.
     """
-    assert len(logits) == len(labels) > 0, f"{len(logits)} rows of logits for {len(labels)} labels"
+    assert len(labels) > 0, "no videos to score"
     num_classes = logits.shape[1]
-    top = logits.topk(min(5, num_classes), dim=1).indices
-    right = top == labels[:, None]
-    guessed = torch.bincount(top[:, 0], minlength=num_classes)
-    present = torch.bincount(labels, minlength=num_classes)
-    hit = torch.bincount(labels[right[:, 0]], minlength=num_classes)
+    matrix = torch.from_numpy(confusion_matrix(logits, labels, num_classes))
+    present, guessed, hit = matrix.sum(dim=1), matrix.sum(dim=0), matrix.diagonal()
     recall = hit / present.clamp(min=1)
+    top5 = logits.topk(min(5, num_classes), dim=1).indices
     return Accuracy(
-        top1=right[:, 0].double().mean().item(),
-        top5=right.any(dim=1).double().mean().item(),
+        top1=hit.sum().item() / len(labels),
+        top5=(top5 == labels[:, None]).any(dim=1).double().mean().item(),
         mean_class=recall[(guessed + present) > 0].double().mean().item(),
         num_videos=len(labels),
     )
+
+
+def confusion_matrix(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray, num_classes: int) -> np.ndarray:
+    """Count which class is taken for which.
+
+    Args:
+        logits: (N, K) float, on the host; the first of equal ones is the guess.
+        labels: (N,) integer in 0..K-1, on the host.
+        num_classes: K.
+
+    Returns:
+        (K, K) int64 counts of videos: rows are the true classes, columns the guessed ones.
+    """
+    assert logits.shape == (len(labels), num_classes), f"{logits.shape} logits for {len(labels)} labels"
+    pairs = torch.as_tensor(labels) * num_classes + torch.as_tensor(logits).argmax(dim=1)
+    return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).numpy()
 
 
 def predict_center(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from model import normalize
 from pipeline.batch import Modality, Views
 from tests.train.standins import CLASS_NAMES, TinyRecognizer
-from train.scoring import accuracy, predict_center, predict_test
+from train.scoring import accuracy, confusion_matrix, predict_center, predict_test
 
 
 def one_hot(guesses: list[int], num_classes: int) -> Tensor:
@@ -32,6 +32,23 @@ def test_top5_by_hand() -> None:
 
 def test_top5_of_fewer_classes_is_all_of_them() -> None:
     assert accuracy(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])).top5 == 1.0
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_confusion_matrix_has_true_classes_in_rows(as_array: bool) -> None:
+    logits, labels = one_hot([1, 1, 0, 2, 2], 4), torch.tensor([0, 0, 0, 1, 2])
+    matrix = confusion_matrix(logits.numpy(), labels.numpy(), 4) if as_array else confusion_matrix(logits, labels, 4)
+    assert matrix.tolist() == [[1, 2, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert matrix.dtype == np.int64
+
+
+def test_accuracies_are_those_of_the_confusion_matrix() -> None:
+    logits = torch.randn(97, 7, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 7, (97,), generator=torch.Generator().manual_seed(1))
+    matrix = confusion_matrix(logits, labels, 7)
+    result = accuracy(logits, labels)
+    assert result.top1 == np.trace(matrix) / 97
+    assert result.mean_class == pytest.approx((matrix.diagonal() / matrix.sum(axis=1)).mean())
 
 
 def _views(row: int, num_clips: int) -> Views:
