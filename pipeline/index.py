@@ -15,7 +15,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -226,6 +226,27 @@ class VideoIndex:
         if partial and time.monotonic() - began > _SAVE_EVERY_S:
             index.save(partial)  # whatever happens until the caller saves it
         return index
+
+    @classmethod
+    def of_files(
+        cls, paths: Sequence[Path], *, num_workers: int | None = None, scanned: Callable[[], None] = lambda: None
+    ) -> "VideoIndex":
+        """Scan files wherever they are, in parallel; the index may be empty, and its root is "/".
+
+        Args:
+            paths: absolute, of any suffix.
+            num_workers: as for :meth:`build`.
+            scanned: called after each file.
+        """
+        root = Path("/")
+        outcomes: dict[str, VideoRecord | Refusal] = {}
+        crashed: VideoRecord | _Refused = _Refused(_CRASHED)
+        names = [str(path) for path in paths]
+        for name, outcome in map_in_processes(_scan_one, names, num_processes(num_workers), crashed=crashed):
+            path = name.removeprefix("/")
+            outcomes[path] = outcome if isinstance(outcome, VideoRecord) else outcome.at((-1, -1))
+            scanned()
+        return _assemble(root, outcomes)
 
     @classmethod
     def refresh(

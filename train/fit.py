@@ -46,7 +46,7 @@ def fit(
         have gone bad for one), and why videos were left out, by path.
     """
     run, optim, split = config.run, config.optim, videos.split
-    method = _new_method(config, len(split.class_names))
+    method = new_method(config, len(split.class_names))
     with ClipLoader(
         videos.index,
         split,
@@ -103,7 +103,7 @@ def _sample(loader: ClipLoader) -> tuple[ClipBatch | None, dict[str, str]]:
     return batch, loader.quarantined
 
 
-def _new_method(config: Config, num_classes: int) -> Method:
+def new_method(config: Config, num_classes: int) -> Method:
     """Networks with their first weights."""
     torch.manual_seed(config.run.seed)
     method = METHODS[config.run.method](num_classes, config.method, config.model.width, config.model.dropout)

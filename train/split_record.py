@@ -67,5 +67,5 @@ def check_same_split(run_dir: Path, split: DataSplit) -> None:
         if begun[subset] != found:
             raise InputError(
                 f"the {subset} videos or their classes (digest {found}) are not those the run in {run_dir} began with "
-                f"({begun[subset]}): restore the lists and folders, or choose another --run.dir"
+                f"({begun[subset]}): restore the lists and folders, or begin another run"
             )

@@ -4,7 +4,7 @@ Promises that as many videos are left out as may be, counted and named, and that
 Which clips those are is left to :mod:`pipeline.evaluation`, the accuracies to :mod:`train.scoring`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ class Validation:
         decoder: "ffmpeg" or "dali", that of the training: evaluation must not come to differ.
         stop: asked between videos.
         skipped: why videos were left out, by path; grows.
+        shown: called when the networks have seen a video, or a batch of center clips.
     """
 
     config: Config
@@ -40,6 +41,7 @@ class Validation:
     decoder: str
     stop: StopSignal
     skipped: dict[str, str] = field(default_factory=dict)
+    shown: Callable[[], None] = lambda: None
 
     def center(self, networks: Mapping[Modality, nn.Module]) -> dict[Modality, Predictions]:
         """Predict from one center clip of each video.
@@ -86,6 +88,7 @@ class Validation:
             if len(self.skipped) > limit:
                 break
             yield view
+            self.shown()
         if len(self.skipped) > limit:
             remedy = f"they are needed to validate on: restore them, or raise max_bad_fraction, now {fraction:g}"
             raise TooManyBadVideos(self.skipped, num_videos, remedy)

@@ -71,7 +71,7 @@ def _resumed_index(config: Config, previous: VideoIndex | None) -> VideoIndex | 
         if difference:
             raise InputError(
                 f"the videos below {root} are not those the run in {config.run.dir} began with, for example "
-                f"{difference}: restore them, or choose another --run.dir"
+                f"{difference}: restore them, or begin another run"
             )
         return index
     changes = previous.changed()

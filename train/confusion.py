@@ -1,0 +1,123 @@
+"""Which classes are recognised, and for which others they are taken: tables for a terminal, CSV, and a picture.
+
+Promises names printed as they are, whatever characters are in them.  Counting is left to :mod:`train.scoring`.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from pipeline.lists import printable
+
+_MAX_COLUMNS = 12  # classes whose matrix fits a terminal
+_MAX_PAIRS = 10  # confused pairs that are listed where it does not
+_MAX_NUMBERS = 25  # classes whose counts can be read in the picture
+_MAX_NAMES = 120  # classes whose names can be
+
+
+def class_table(matrices: Mapping[str, np.ndarray], class_names: Sequence[str], *, max_classes: int) -> Table:
+    """Recall of every class by every network, the classes that the first network recognises worst first.
+
+    Args:
+        matrices: (K, K) counts by network, rows true; the first one's confusions are named.
+        class_names: K names.
+        max_classes: rows at most.
+    """
+    first = next(iter(matrices.values()))
+    recalls = {name: recalls_of(matrix) for name, matrix in matrices.items()}
+    present = np.flatnonzero(first.sum(axis=1))
+    hardest = present[np.argsort(recalls[next(iter(matrices))][present], kind="stable")][:max_classes]
+    title = f"the {len(hardest)} hardest of {len(present)} classes" if len(hardest) < len(present) else None
+    table = Table("class", "videos", *matrices, "most often taken for", title=title, title_justify="left")
+    for row in hardest.tolist():
+        found = (f"{recall[row]:.1%}" for recall in recalls.values())
+        table.add_row(
+            printable(class_names[row]), str(first[row].sum()), *found, _mistaken_for(first, row, class_names)
+        )
+    return table
+
+
+def recalls_of(matrix: np.ndarray) -> np.ndarray:
+    """(K,) share of each class's videos that are recognised; NaN where it has none."""
+    present = matrix.sum(axis=1)
+    shares: np.ndarray = np.where(present > 0, matrix.diagonal() / np.maximum(present, 1), np.nan)
+    return shares
+
+
+def _mistaken_for(matrix: np.ndarray, row: int, class_names: Sequence[str]) -> str:
+    others = matrix[row].copy()
+    others[row] = 0
+    most = int(others.argmax())
+    return f"{printable(class_names[most])} ({others[most]})" if others[most] else ""
+
+
+def confusion_table(matrix: np.ndarray, class_names: Sequence[str]) -> Table:
+    """The matrix for a terminal, or the pairs confused most often where there are too many classes for it.
+
+    Args:
+        matrix: (K, K) counts, rows true.
+        class_names: K names.
+    """
+    names = [printable(name) for name in class_names]
+    if len(names) <= _MAX_COLUMNS:
+        table = Table("true \\ guessed", *(str(column) for column in range(len(names))))
+        for row, counts in enumerate(matrix.tolist()):
+            table.add_row(f"{row} {names[row]}", *(str(count) if count else "." for count in counts))
+        return table
+    table = Table("class", "taken for", "times", "of")
+    mistakes = matrix - np.diag(matrix.diagonal())
+    for place in np.argsort(-mistakes, axis=None, kind="stable")[:_MAX_PAIRS].tolist():
+        row, column = divmod(place, len(names))
+        if mistakes[row, column]:
+            table.add_row(names[row], names[column], str(mistakes[row, column]), str(matrix[row].sum()))
+    return table
+
+
+def confusion_csv(matrix: np.ndarray, class_names: Sequence[str]) -> str:
+    """The matrix as CSV with the names of the classes in its first row and column; rows are the true classes.
+
+    Args:
+        matrix: (K, K) counts.
+        class_names: K names.
+    """
+    names = [printable(name) for name in class_names]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true \\ guessed", *names])
+    writer.writerows([name, *counts] for name, counts in zip(names, matrix.tolist(), strict=True))
+    return text.getvalue()
+
+
+def draw_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
+    """The matrix as a PNG: colours are shares of the true class, numbers are counts of videos.
+
+    Args:
+        matrix: (K, K) counts, rows true.
+        class_names: K names.
+    """
+    num_classes = len(class_names)
+    side = float(np.clip(1.5 + 0.32 * num_classes, 4, 20))
+    figure = Figure((side + 1.5, side), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(picture, label="share of the true class", shrink=0.8)
+    axes.set(xlabel="guessed", ylabel="true")
+    if num_classes <= _MAX_NAMES:
+        names = [printable(name) for name in class_names]
+        size = 9 if num_classes <= _MAX_NUMBERS else 5
+        # Names may hold dollar signs, which are no formulas.
+        axes.set_xticks(range(num_classes), names, rotation=90, fontsize=size, parse_math=False)
+        axes.set_yticks(range(num_classes), names, fontsize=size, parse_math=False)
+    if num_classes <= _MAX_NUMBERS:
+        for row, column in np.argwhere(matrix).tolist():
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8, color=color)
+    png = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(png, dpi=110, format="png")
+    return png.getvalue()
