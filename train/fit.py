@@ -71,6 +71,7 @@ def fit(
             MetricsLog(run.dir, state.step) as metrics,
             Display(run.method, state.step, num_steps(state, schedule)) as display,
         ):
+            metrics.describe(state.step, {"command": command, "configuration": to_json(config)})
             if run.resume:
                 display.note(f"resumed at step {state.step}" if begun else "no checkpoint yet, starting from scratch")
 

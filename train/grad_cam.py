@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _MIN_CELLS = 4  # across; fewer say nothing of where
-_STRENGTH = 0.6  # of the heat on top of a frame
+_STRENGTH = 0.75  # of the heat on top of a frame
 _COLORS = matplotlib.colormaps["inferno"]
 
 
@@ -64,7 +64,7 @@ def grad_cam(network: nn.Module, clip: Tensor) -> GradCam:
 
 
 def overlay(frames: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lay heat over frames; where there is none they show as they are.
+    """Lay heat over frames, which turn grey so that all colour is heat.
 
     Args:
         frames: (T, H, W, 3) uint8.
@@ -74,5 +74,6 @@ def overlay(frames: np.ndarray, heat: np.ndarray) -> np.ndarray:
         (T, H, W, 3) uint8.
     """
     opacity = _STRENGTH * heat[..., None]
-    mixed: np.ndarray = (1 - opacity) * frames + opacity * 255 * _COLORS(heat)[..., :3]
+    grey = frames.mean(axis=-1, keepdims=True)
+    mixed: np.ndarray = (1 - opacity) * grey + opacity * 255 * _COLORS(heat)[..., :3]
     return mixed.round().astype(np.uint8)

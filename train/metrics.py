@@ -4,15 +4,19 @@ Promises that gathering never makes the host wait for the device, that a loss wh
 step, term and videos, and that a resumed run continues its file without gaps or repetitions.
 """
 
+import io
 import json
 import math
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+from matplotlib.image import imread
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -22,6 +26,7 @@ from train.hardware import NAMES as HARDWARE
 from train.hardware import HardwareMonitor
 
 METRICS_FILE = "metrics.jsonl"
+_BOARD = "tensorboard"
 _NOT_LOSSES = frozenset(
     {"kind", "step", "epoch", "lr", "mask_rate", "pseudo_label_accuracy", "grad_norm"}
     | {"clips_per_s", "step_ms", "data_wait_ms", "num_quarantined", *HARDWARE}
@@ -154,7 +159,7 @@ class MetricsLog:
         kept = [record for record in read_metrics(run_dir) if int(record["step"] or 0) <= step]
         write_whole(self._path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+        self._board = SummaryWriter(str(run_dir / _BOARD), purge_step=step + 1)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -162,6 +167,11 @@ class MetricsLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._file.close()
         self._board.close()
+
+    def describe(self, step: int, texts: Mapping[str, str]) -> None:
+        """Show texts in TensorBoard as they are, each under its name."""
+        for name, text in texts.items():
+            self._board.add_text(name, textwrap.indent(text, "    "), step)
 
     def write(self, record: Mapping[str, float | int | str]) -> None:
         """Write one record; it has a "kind" and a "step", and NaN becomes null."""
@@ -171,6 +181,22 @@ class MetricsLog:
         for name, value in plain.items():
             if name not in ("kind", "step") and isinstance(value, int | float):
                 self._board.add_scalar(f"{record['kind']}/{name}", value, int(record["step"]))
+
+
+def write_pictures(run_dir: Path, pictures: Mapping[str, bytes | None]) -> None:
+    """Show pictures in TensorBoard one step after the last record, in place of earlier ones.
+
+    That they have a step of their own is what makes TensorBoard drop earlier ones and keep all curves.
+
+    Args:
+        run_dir: the run's folder.
+        pictures: PNGs by name; None has nothing to show.
+    """
+    step = 1 + max((int(record["step"] or 0) for record in read_metrics(run_dir)), default=0)
+    with closing(SummaryWriter(str(run_dir / _BOARD), purge_step=step)) as board:
+        for name, png in pictures.items():
+            if png is not None:
+                board.add_image(f"report/{name}", imread(io.BytesIO(png))[..., :3], step, dataformats="HWC")
 
 
 def read_metrics(run_dir: Path) -> list[Record]:

@@ -38,9 +38,10 @@ from train.cli import PROGRAM, parse
 from train.config import Config, resolve, with_method
 from train.fit import fit
 from train.metrics import NonFiniteLossError
-from train.report import result_table, write_report
+from train.report import keep_sample, write_report
+from train.report_contents import result_table
 from train.scoring import Accuracy
-from train.split_record import remarks
+from train.split_record import remarks, write_left_out
 from train.stop import Stopped, StopSignal
 from train.videos import describe_videos, prepare_videos
 
@@ -108,8 +109,7 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
     _refuse_to_overwrite(configs.values())
     videos = prepare_videos(config)
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    described = describe_videos(videos)
-    console.print(described)
+    console.print(describe_videos(videos))
     for line in remarks(videos.index, videos.split, config.run.dir):
         console.print(line)
 
@@ -121,21 +121,13 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
             results[method], batch, bad = fit(method_config, videos, command, stop)
             samples.append(batch)
             left_out |= bad
-    run_dirs = {method: method_config.run.dir for method, method_config in configs.items()}
-    summary = write_report(
-        config.run.dir,
-        run_dirs,
-        results,
-        samples[0],
-        videos.split.class_names,
-        describe_videos(videos),
-        left_out,
-        command,
-    )
+    keep_sample(config.run.dir, samples[0], videos.split.class_names)
+    write_left_out(config.run.dir, left_out)
+    page = write_report(config.run.dir, videos)
     for path, reason in sorted(left_out.items()):
         console.print(f"gone bad, left out: {path}: {reason}")
     console.print(result_table(results))
-    console.print(f"report: {summary}")
+    console.print(f"report: {page}")
     return results
 
 
