@@ -70,6 +70,7 @@ def fit(
             MetricsLog(run.dir if ranks.is_first else None, state.step, state.evaluated_step) as metrics,
             Display(run.method, state.step, num_steps(state, schedule), quiet=not ranks.is_first) as display,
         ):
+            metrics.describe(state.step, {"command": command, "configuration": to_json(config)})
             if run.resume:
                 display.note(f"resumed at step {state.step}" if begun else "no checkpoint yet, starting from scratch")
 

@@ -59,7 +59,7 @@ def train(
     last_step = num_steps(state, schedule)
     device = next(method.parameters()).device
     progress = torch.zeros((), device=device)
-    meter = Meter(ranks)
+    meter = Meter(ranks, device)
     saved_step = state.step
     method.train()
     while True:
@@ -145,4 +145,4 @@ def _evaluate_and_save(
     best = [run_dir / BEST] if accuracy.top1 > state.best_top1 else []
     _save(checkpoint, metrics, state.ranks, *best, run_dir / LAST)
     state.evaluated_step, state.best_top1 = evaluated.evaluated_step, evaluated.best_top1
-    display.note(f"step {state.step}: val top-1 {accuracy.top1:.1%} on one center clip of {accuracy.num_videos} videos")
+    display.evaluated(state.step, accuracy, state.best_top1)

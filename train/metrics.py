@@ -4,17 +4,20 @@ Promises that gathering never makes the host wait for the device, that a loss wh
 step, term and videos, and that a resumed run continues its file without gaps or repetitions.
 """
 
+import io
 import json
 import math
 import os
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 import torch
+from matplotlib.image import imread
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -22,11 +25,14 @@ from pipeline.batch import ClipBatch
 from pipeline.errors import InputError
 from pipeline.files import naming, write_whole
 from train.distributed import ALONE, Ranks
+from train.hardware import NAMES as HARDWARE
+from train.hardware import HardwareMonitor
 
 METRICS_FILE = "metrics.jsonl"
+_BOARD = "tensorboard"
 _NOT_LOSSES = frozenset(
     {"kind", "step", "epoch", "lr", "mask_rate", "pseudo_label_accuracy", "grad_norm"}
-    | {"clips_per_s", "step_ms", "data_wait_ms", "num_quarantined"}
+    | {"clips_per_s", "step_ms", "data_wait_ms", "num_quarantined", *HARDWARE}
 )
 _DERIVED = ("loss", "grad_norm")  # made of the other terms: not the origin where one of those is bad too
 _MAY_BE_NAN = frozenset({"pseudo_label_accuracy"})  # NaN where no pseudo-label was kept
@@ -130,18 +136,21 @@ class Window:
 
 
 class Meter:
-    """The host's clock around steps: throughput, and how long the step waited for data.
+    """The host's clock around steps: throughput, how long the step waited for data, and how busy the machine was.
 
     Args:
         ranks: those that make a step together.
+        device: that trains.
     """
 
-    def __init__(self, ranks: Ranks = ALONE) -> None:
+    def __init__(self, ranks: Ranks = ALONE, device: torch.device | str = "cpu") -> None:
         self._ranks = ranks
+        self._hardware = HardwareMonitor(device)
         self.restart()
 
     def restart(self) -> None:
         """Begin anew, so that what lies between two stretches of training is not counted."""
+        self._hardware.restart()
         self._started = time.perf_counter()
         self._waited = 0.0
         self._num_steps = self._num_clips = 0
@@ -153,7 +162,10 @@ class Meter:
         self._num_clips += len(batch.labeled_ids) + (0 if batch.unlabeled_ids is None else len(batch.unlabeled_ids))
 
     def read(self) -> dict[str, float]:
-        """Averages since the last restart over all ranks; the device must have caught up with the host."""
+        """Averages since the last restart over all ranks, and this rank's hardware now.
+
+        The device must have caught up with the host.
+        """
         waited = self._ranks.mean(torch.tensor(self._waited, dtype=torch.float64)).item()
         elapsed = time.perf_counter() - self._started
         num_steps = max(1, self._num_steps)
@@ -161,6 +173,7 @@ class Meter:
             "clips_per_s": self._ranks.world_size * self._num_clips / elapsed,
             "step_ms": 1000 * elapsed / num_steps,
             "data_wait_ms": 1000 * waited / num_steps,
+            **self._hardware.sample(),
         }
 
 
@@ -178,7 +191,7 @@ class MetricsLog:
         self._file: TextIO | None = None
         if run_dir is None:
             return
-        self._path, self._board_dir = run_dir / METRICS_FILE, run_dir / "tensorboard"
+        self._path, self._board_dir = run_dir / METRICS_FILE, run_dir / _BOARD
         kept = _records_of_whole_steps(read_metrics(run_dir), step, evaluated_step)
         write_whole(self._path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self._path.open("a")
@@ -194,6 +207,13 @@ class MetricsLog:
         for path, file in ((self._path, self._file), (self._board_dir, self._board)):
             with suppress(OSError) if isinstance(error, OSError) else naming(path):
                 file.close()
+
+    def describe(self, step: int, texts: Mapping[str, str]) -> None:
+        """Show texts in TensorBoard as they are, each under its name."""
+        if self._file is None:
+            return
+        for name, text in texts.items():
+            self._board.add_text(name, textwrap.indent(text, "    "), step)
 
     def write(self, record: Mapping[str, float | int | str]) -> None:
         """Write one record; it has a "kind" and a "step", and NaN becomes null.
@@ -236,6 +256,22 @@ def _records_of_whole_steps(records: list[Record], step: int, evaluated_step: in
         if int(record["step"] or 0) <= newest.get(str(record["kind"]), step)
         and (record["kind"] != "skipped" or record["step"] in tested)
     ]
+
+
+def write_pictures(run_dir: Path, pictures: Mapping[str, bytes | None]) -> None:
+    """Show pictures in TensorBoard one step after the last record, in place of earlier ones.
+
+    That they have a step of their own is what makes TensorBoard drop earlier ones and keep all curves.
+
+    Args:
+        run_dir: the run's folder.
+        pictures: PNGs by name; None has nothing to show.
+    """
+    step = 1 + max((int(record["step"] or 0) for record in read_metrics(run_dir)), default=0)
+    with closing(SummaryWriter(str(run_dir / _BOARD), purge_step=step)) as board:
+        for name, png in pictures.items():
+            if png is not None:
+                board.add_image(f"report/{name}", imread(io.BytesIO(png))[..., :3], step, dataformats="HWC")
 
 
 def read_metrics(run_dir: Path) -> list[Record]:

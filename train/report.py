@@ -1,153 +1,187 @@
-"""The report of a finished run: ``report/summary.md``, ``curves.png`` and ``contact_sheet.png`` in its folder.
+"""The report of a run: ``report/report.html``, and for terminals and papers ``summary.md`` and ``curves.png``.
 
-Promises to draw only what stands in the run's ``metrics.jsonl``.  What the clips look like is drawn by
-:mod:`pipeline.show`.
+Promises to show only what stands in the run's folder, so that it can be written again at any time; only Grad-CAM asks
+for the videos, and is left out with the reason where they are gone.  How it looks is left to :mod:`train.report_page`.
+
+    python -m train.report RUN
 """
 
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from rich.table import Table
+import numpy as np
 
 from pipeline.batch import ClipBatch
-from pipeline.files import open_whole, write_whole
+from pipeline.errors import InputError
+from pipeline.files import write_whole
+from pipeline.lists import printable
+from pipeline.program import run_program
 from pipeline.show import contact_sheet
-from train.metrics import Record, loss_names, read_metrics
-from train.scoring import Accuracy
+from train.config import to_json
+from train.confusion import draw_confusion
+from train.metrics import write_pictures
+from train.predictions import SavedPredictions, read_predictions
+from train.report_clips import ExplainedClip, as_jpeg, explain_clips
+from train.report_contents import (
+    RESULTS_HEADER,
+    Notes,
+    confusion_section,
+    describe_machine,
+    final_accuracies,
+    headline,
+    read_notes,
+    result_rows,
+    speeds,
+    what_was_trained,
+)
+from train.report_figures import chart_svgs, draw_curves
+from train.report_page import Report, render
+from train.saved_run import DataRoot, RunFolder, open_run, open_videos
+from train.scoring import confusion_matrix
+from train.videos import Videos
 
 REPORT = "report"
+PAGE = "report.html"
+SHEET = "contact_sheet.png"
 
 
-def write_report(
-    run_dir: Path,
-    run_dirs: Mapping[str, Path],
-    results: Mapping[str, Accuracy],
-    batch: ClipBatch | None,
-    class_names: tuple[str, ...],
-    videos: str,
-    left_out: Mapping[str, str],
-    command: str,
-) -> Path:
-    """Write the report of a run, replacing an earlier one.
+def keep_sample(run_dir: Path, batch: ClipBatch | None, class_names: tuple[str, ...]) -> None:
+    """Draw clips as the main method gets them, for the report; without a batch an earlier picture goes."""
+    sheet = run_dir / REPORT / SHEET
+    if batch is None:
+        sheet.unlink(missing_ok=True)
+    else:
+        contact_sheet(batch, sheet, class_names)
+
+
+def write_report(run_dir: Path, videos: Videos | None = None, data_root: Path | None = None) -> Path:
+    """Write the report of a run, replacing an earlier one, and its pictures to TensorBoard.
 
     Args:
         run_dir: the run; the report goes into its folder ``report``.
-        run_dirs: folder of each trained method, the main one first.
-        results: final accuracy of each method.
-        batch: clips to show, as the main method gets them; None where too many videos have gone bad to have any.
-        class_names: K names.
-        videos: how many there are and what they serve for, in one line.
-        left_out: why videos that went bad were left out, by path.
-        command: the command line that started the run.
+        videos: of the run; opened where not given.
+        data_root: where they are by now; where they were when the run began, if None.
 
     Returns:
-        Path of the summary.
+        Path of the page.
+
+    Raises:
+        InputError: this is not the folder of a run, or its notes are damaged.
     """
+    notes = read_notes(run_dir)
+    predictions, reason = _predictions(run_dir)
+    matrix = None if predictions is None else _confusions(predictions, notes)
+    explained, why_not = _explain(run_dir, predictions, videos, data_root)
+    results = final_accuracies(notes.runs)
     folder = run_dir / REPORT
+    sheet = (folder / SHEET).read_bytes() if (folder / SHEET).exists() else None
+    report = Report(
+        title=" and ".join(notes.runs),
+        run_dir=str(run_dir),
+        cards=headline(notes, results),
+        results_header=RESULTS_HEADER,
+        results=list(result_rows(results)),
+        trained=what_was_trained(notes),
+        charts=chart_svgs(notes.runs),
+        confusion=None if matrix is None else confusion_section(matrix, notes.class_names),
+        no_predictions=reason,
+        sheet=as_jpeg(sheet) if sheet else None,
+        no_sheet="too many videos have gone bad since" if results else "the run is not finished",
+        explained=explained,
+        no_explained=reason or why_not,
+        speed_header=("", *notes.runs),
+        speed=speeds(notes.runs),
+        left_out=notes.left_out,
+        command=notes.environment["command"],
+        environment=describe_machine(notes.environment),
+        config=to_json(notes.config),
+    )
     folder.mkdir(exist_ok=True)
-    draw_curves({method: read_metrics(path) for method, path in run_dirs.items()}, folder / "curves.png")
-    if batch is not None:
-        contact_sheet(batch, folder / "contact_sheet.png", class_names)
-    summary = folder / "summary.md"
-    write_whole(summary, _summary(results, videos, left_out, command, sheet=batch is not None).encode())
-    return summary
+    write_whole(folder / "curves.png", draw_curves(notes.runs))
+    write_whole(folder / "summary.md", _summary(report).encode())
+    write_whole(folder / PAGE, render(report).encode())
+    pictures = {"clips": sheet, "confusion": None if matrix is None else draw_confusion(matrix, notes.class_names)}
+    write_pictures(run_dir, pictures)
+    return folder / PAGE
 
 
-def result_table(results: Mapping[str, Accuracy]) -> Table:
-    """Final accuracies for a terminal."""
-    table = Table(*_HEADER)
-    for row in _rows(results):
-        table.add_row(*row)
-    return table
+def _predictions(run_dir: Path) -> tuple[SavedPredictions | None, str]:
+    """What the networks said of the validation videos, or why that is not known."""
+    try:
+        return read_predictions(run_dir), ""
+    except InputError as error:
+        return None, str(error)
 
 
-_HEADER = ("method", "top-1", "top-5", "mean of classes", "videos")
+def _confusions(predictions: SavedPredictions, notes: Notes) -> np.ndarray:
+    """Of the network that is kept: the one that is named first."""
+    logits = next(iter(predictions.logits.values()))
+    return confusion_matrix(logits, predictions.labels, len(notes.class_names))
 
 
-def _rows(results: Mapping[str, Accuracy]) -> Iterable[tuple[str, ...]]:
-    for method, r in results.items():
-        yield method, f"{r.top1:.1%}", f"{r.top5:.1%}", f"{r.mean_class:.1%}", str(r.num_videos)
+def _explain(
+    run_dir: Path, predictions: SavedPredictions | None, videos: Videos | None, data_root: Path | None
+) -> tuple[list[ExplainedClip], str]:
+    """Clips with Grad-CAM, or why there are none."""
+    if predictions is None:
+        return [], ""
+    try:
+        run = open_run(run_dir)
+        explained = explain_clips(run, videos or open_videos(run, data_root), predictions)
+    except InputError as error:
+        return [], str(error)
+    return explained, "none of the videos to show can be read"
 
 
-_SHEET = (
-    "What the networks see; rows are weak RGB, weak TG, strong RGB and strong TG:",
-    "",
-    "![clips of one batch](contact_sheet.png)",
-)
-_NO_SHEET = ("What the networks see is not shown: too many videos have gone bad since.",)
-
-
-def _summary(
-    results: Mapping[str, Accuracy], videos: str, left_out: Mapping[str, str], command: str, *, sheet: bool
-) -> str:
+def _summary(report: Report) -> str:
+    """The main things as Markdown."""
     lines = [
-        f"# {' and '.join(results)}",
+        f"# {report.title}",
         "",
-        f"{videos}.",
+        *(f"- {name}: {value}" for name, value in report.trained),
         "",
-        *_list_of_left_out(left_out),
-        "Accuracy of the RGB network on the validation videos, 10 clips x 3 crops of each:",
+        *_list_of_left_out(report.left_out),
+        "Accuracy of the network that is kept on the validation videos, 10 clips x 3 crops of each:",
         "",
-        f"| {' | '.join(_HEADER)} |",
+        f"| {' | '.join(report.results_header)} |",
         "|---|---:|---:|---:|---:|",
-        *(f"| {' | '.join(row)} |" for row in _rows(results)),
+        *(f"| {' | '.join(row)} |" for row in report.results),
         "",
-        "    " + command,
+        "    " + report.command,
         "",
         "![losses and accuracies by step](curves.png)",
         "",
-        *(_SHEET if sheet else _NO_SHEET),
+        f"![clips of one batch]({SHEET})" if report.sheet else f"What they saw is not shown: {report.no_sheet}.",
+        "",
+        f"More in [{PAGE}]({PAGE}).",
         "",
     ]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _list_of_left_out(left_out: Mapping[str, str]) -> Iterable[str]:
     if left_out:
         yield f"Videos that went bad meanwhile and were left out: {len(left_out)}."
         yield ""
-        yield from (f"- `{path}`: {reason}" for path, reason in sorted(left_out.items()))
+        yield from (f"- `{path}`: {reason}" for path, reason in left_out.items())
         yield ""
 
 
-def draw_curves(runs: Mapping[str, list[Record]], path: Path) -> None:
-    """Draw losses and pseudo-labels of the first run and the accuracies of all.
+def report(run: RunFolder, *, data_root: DataRoot = None) -> None:
+    """Write the report of a run again.
 
     Args:
-        runs: records by method, the main one first.
-        path: the PNG to write.
+        run: folder of the run, its --run.dir.
+        data_root: where its videos are by now, for Grad-CAM.
     """
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    losses, labels, accuracies = figure.subplots(1, 3)
-    main, records = next(iter(runs.items()))
-    steps = [record for record in records if record["kind"] == "train"]
-    for name in loss_names(steps[-1]) if steps else ():
-        _plot(losses, steps, name, name, linewidth=2.5 if name == "loss" else 1.2)
-    losses.set(title=f"losses of {main}", xlabel="step", ylim=(0, None))
-    for name, label in (("mask_rate", "kept"), ("pseudo_label_accuracy", "of these right")):
-        _plot(labels, steps, name, label)
-    labels.set(title="pseudo-labels", xlabel="step", ylim=(0, 1))
-    for number, (method, method_records) in enumerate(runs.items()):
-        during = [record for record in method_records if record["kind"] == "val"]
-        final = [record for record in method_records if record["kind"] == "test"][-1:]
-        style = {"color": f"C{number}"}
-        _plot(accuracies, during, "top1", f"{method}, one clip", marker="o", **style)
-        _plot(accuracies, final, "top1", f"{method}, 30 views", marker="*", markersize=14.0, linestyle="none", **style)
-    accuracies.set(title="top-1 on validation videos", xlabel="step", ylim=(0, 1))
-    for axes in (losses, labels, accuracies):
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(fontsize="small")
-    with open_whole(path) as file:
-        figure.savefig(file, format="png", dpi=100)
+    print(f"report: {write_report(run, data_root=data_root)}")
 
 
-def _plot(axes: Axes, records: list[Record], name: str, label: str, **style: float | str) -> None:
-    """Plot a number over the steps; does nothing where no record has it."""
-    points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
-    if points:
-        axes.plot(*zip(*points, strict=True), label=label, **style)  # type: ignore[arg-type]
+def main() -> int:
+    """Run the program; returns its exit status."""
+    return run_program(report, "python -m train.report")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,6 +18,7 @@ SPLIT = "split.json"
 LABELED = "labeled.txt"
 MISSING = "missing_videos.txt"
 REFUSED = "refused_videos.txt"
+LEFT_OUT = "left_out_videos.json"
 _MAX_SHOWN = 20  # refused videos that are printed; Kinetics has thousands
 
 
@@ -34,12 +35,30 @@ def remarks(index: VideoIndex, split: DataSplit, run_dir: Path) -> list[str]:
 
 def write_split(run_dir: Path, index: VideoIndex, split: DataSplit) -> None:
     """Write split.json, labeled.txt, which ``--data.labeled-list`` takes, and missing and refused videos if any."""
-    described = {"labels_from": split.labels_from, "digests": dict(split.digests), "class_names": split.class_names}
+    counts = {"in all": len(index), "to train on": len(split.unlabeled), "to validate on": len(split.val)}
+    described = {
+        "labels_from": split.labels_from,
+        "digests": dict(split.digests),
+        "class_names": split.class_names,
+        "num_videos": counts,
+    }
     write_whole(run_dir / SPLIT, (json.dumps(described, indent=2) + "\n").encode())
     write_list(run_dir / LABELED, [(index.paths[row], int(split.labels[row])) for row in split.labeled])
     for name, videos in ((MISSING, split.missing), (REFUSED, index.refused)):
         if videos:
             write_whole(run_dir / name, "".join(f"{line}\n" for line in _reasons(videos, "\t")).encode())
+
+
+def write_left_out(run_dir: Path, left_out: Mapping[str, str]) -> None:
+    """Note why videos that went bad during the run were left out, by path."""
+    write_whole(run_dir / LEFT_OUT, (json.dumps(dict(sorted(left_out.items())), indent=2) + "\n").encode())
+
+
+def read_left_out(run_dir: Path) -> dict[str, str]:
+    """What :func:`write_left_out` noted; none before the end of a run."""
+    path = run_dir / LEFT_OUT
+    found: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def _reasons(videos: Mapping[str, str], separator: str) -> list[str]:

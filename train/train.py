@@ -57,9 +57,10 @@ from train.distributed import (
 )
 from train.fit import fit
 from train.metrics import NonFiniteLossError
-from train.report import result_table, write_report
+from train.report import keep_sample, write_report
+from train.report_contents import result_table
 from train.scoring import Accuracy
-from train.split_record import remarks
+from train.split_record import remarks, write_left_out
 from train.stop import Stopped, StopSignal, Terminated, interrupting_signals
 from train.videos import describe_videos, prepare_videos
 
@@ -175,8 +176,7 @@ def _train_all(configs: Mapping[str, Config], command: str, ranks: Ranks) -> dic
     config = next(iter(configs.values()))
     videos = prepare_videos(config, ranks)
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not ranks.is_first)
-    described = describe_videos(videos)
-    console.print(described)
+    console.print(describe_videos(videos))
     for line in remarks(videos.index, videos.split, config.run.dir):
         console.print(line)
 
@@ -190,21 +190,13 @@ def _train_all(configs: Mapping[str, Config], command: str, ranks: Ranks) -> dic
             left_out |= bad
     if not ranks.is_first:
         return results
-    run_dirs = {method: method_config.run.dir for method, method_config in configs.items()}
-    summary = write_report(
-        config.run.dir,
-        run_dirs,
-        results,
-        samples[0],
-        videos.split.class_names,
-        describe_videos(videos),
-        left_out,
-        command,
-    )
+    keep_sample(config.run.dir, samples[0], videos.split.class_names)
+    write_left_out(config.run.dir, left_out)
+    page = write_report(config.run.dir, videos)
     for path, reason in sorted(left_out.items()):
         console.print(f"gone bad, left out: {path}: {reason}")
     console.print(result_table(results))
-    console.print(f"report: {summary}")
+    console.print(f"report: {page}")
     return results
 
 

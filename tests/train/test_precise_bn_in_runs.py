@@ -159,9 +159,12 @@ def test_a_pass_over_a_large_data_set_plans_only_what_it_shows(
 
     planned: list[int] = []
     plans = _CenterStream._plans
-    monkeypatch.setattr(
-        _CenterStream, "_plans", lambda self, rows, *at: planned.append(len(rows)) or plans(self, rows, *at)
-    )
+
+    def count(self: _CenterStream, rows: np.ndarray, epoch: int, place: int) -> list[ClipPlan]:
+        planned.append(len(rows))
+        return plans(self, rows, epoch, place)
+
+    monkeypatch.setattr(_CenterStream, "_plans", count)
     config = resolve(parse(words(data, tmp_path, ON)))
     method = new_method(config, 2)
     validation(config, StopSignal()).precise_bn(method.recognizer, "rgb", 0)
