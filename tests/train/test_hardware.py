@@ -107,6 +107,6 @@ def test_cpu_and_memory_of_this_process_are_plausible() -> None:
 
 def test_records_of_training_hold_them_and_none_is_taken_for_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeNvml(monkeypatch)
-    record = {"loss": 1.0, **Meter("cuda").read()}
+    record = {"loss": 1.0, **Meter(device="cuda").read()}
     assert set(NAMES) <= set(record)
     assert loss_names(record) == ["loss"]

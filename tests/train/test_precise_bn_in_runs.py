@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from model import apply_precise_bn
+from pipeline.plan import ClipPlan
 from pipeline.synthetic import generate_motion_dataset
 from tests.conftest import TINY_CLIPS
 from tests.train.standins import make_config, make_state
