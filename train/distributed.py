@@ -7,12 +7,14 @@ negatives of the contrast to :mod:`train.losses`; restarting to torchrun.
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import gcd
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -90,7 +92,7 @@ class Ranks:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        with _reaching_others():
+        with reaching_others():
             dist.all_gather_object(values, value, group=self.hosts)
         return values
 
@@ -123,7 +125,7 @@ class Ranks:
         except Exception as caught:
             error = caught
         trouble = torch.tensor(error is not None, dtype=torch.int32)
-        with _reaching_others():
+        with reaching_others():
             dist.all_reduce(trouble, dist.ReduceOp.MAX, group=self.hosts)
         if trouble.item():
             self._raise_together(error)
@@ -148,10 +150,17 @@ def _message(error: Exception) -> str:
 
 
 @contextmanager
-def _reaching_others() -> Iterator[None]:
+def reaching_others() -> Iterator[None]:
+    """Context in which ranks exchange something.
+
+    Raises:
+        RankLostError: another rank has died.
+    """
     try:
         yield
-    except RuntimeError as error:  # as all backends report it
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo has no type of error of its own
+            raise
         raise RankLostError(
             "another rank has died or cannot be reached: torchrun names the first that failed; the run goes on from "
             f"its last checkpoint with --run.resume ({error})"
@@ -210,13 +219,47 @@ def joined(ranks: Ranks, device: str) -> Iterator[Ranks]:
                 f"start torchrun with --nproc-per-node={num_gpus}"
             )
         torch.cuda.set_device(ranks.local_rank)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_STEP_TIMEOUT)
+    dist.init_process_group(
+        "nccl" if device == "cuda" else "gloo",
+        store=_fresh_store(ranks),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        timeout=_STEP_TIMEOUT,
+    )
     try:
         hosts = dist.new_group(backend="gloo", timeout=_AGREEMENT_TIMEOUT)
         assert not isinstance(hosts, int), "this rank is in the group"
         yield replace(ranks, hosts=hosts)
     finally:
         dist.destroy_process_group()
+
+
+def _fresh_store(ranks: Ranks) -> dist.Store:
+    """A store that nothing is left in of an earlier start of the job, for the ranks to find each other.
+
+    torchrun keeps one store when it restarts the processes, and whoever starts first would read the addresses of those
+    that are gone.  Its count of restarts does not help: every node has its own.  So the first rank makes up a prefix,
+    and tells it to each of the others in answer to a word of its own.
+    """
+    store, _, _ = next(dist.rendezvous("env://", timeout=_STEP_TIMEOUT))
+    word = uuid4().hex
+    if not ranks.is_first:
+        store.set(f"asks/{ranks.rank}", word)
+        prefix = store.get(f"answer/{word}").decode()  # waits for it
+        store.set(f"{prefix}/{ranks.rank}", "knows")
+        return dist.PrefixStore(prefix, store)
+    unaware = set(range(1, ranks.world_size))
+    deadline = time.monotonic() + _STEP_TIMEOUT.total_seconds()
+    while unaware:
+        for rank in sorted(unaware):
+            if store.check([f"asks/{rank}"]):  # perhaps one that is gone asked
+                store.set(f"answer/{store.get(f'asks/{rank}').decode()}", word)
+            if store.check([f"{word}/{rank}"]):
+                unaware.remove(rank)
+        if time.monotonic() > deadline:
+            raise RankLostError(f"ranks {sorted(unaware)} have not started within {_STEP_TIMEOUT}")
+        time.sleep(0.02)
+    return dist.PrefixStore(word, store)
 
 
 def batch_share(config: Config, ranks: Ranks) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from torch import nn
 
 from train.checkpoint import BEST, LAST, TrainState, save
 from train.display import Display
-from train.distributed import RankLostError, Ranks
+from train.distributed import RankLostError, Ranks, reaching_others
 from train.metrics import Meter, MetricsLog
 from train.schedule import Schedule
 from train.scoring import Accuracy
@@ -81,7 +81,8 @@ def train(
 
         lr = schedule.lr_at(state.step)
         progress.fill_(schedule.epoch(state.step))
-        terms = train_step(module, optimizer, batch, progress, lr=lr, clip_norm=config.optim.clip_norm)
+        with reaching_others():
+            terms = train_step(module, optimizer, batch, progress, lr=lr, clip_norm=config.optim.clip_norm)
         state.window.add(state.step, terms, batch)
         meter.step(waited, batch)
         state.step += 1
