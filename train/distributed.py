@@ -19,6 +19,8 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
@@ -32,6 +34,9 @@ Value = TypeVar("Value")
 _STEP_TIMEOUT = timedelta(minutes=10)
 # Between steps they wait for the first rank to index the videos, which takes hours for the largest data sets.
 _AGREEMENT_TIMEOUT = timedelta(days=1)
+
+# torchrun takes the earliest failure for the cause; by then it has noticed that of the rank which is gone.
+_NOTICED_S = 2.0
 
 
 class RankFailedError(RuntimeError):
@@ -161,6 +166,7 @@ def reaching_others() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo has no type of error of its own
             raise
+        time.sleep(_NOTICED_S)
         raise RankLostError(
             "another rank has died or cannot be reached: torchrun names the first that failed; the run goes on from "
             f"its last checkpoint with --run.resume ({error})"
@@ -234,20 +240,20 @@ def joined(ranks: Ranks, device: str) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def _fresh_store(ranks: Ranks) -> dist.Store:
+def _fresh_store(ranks: Ranks) -> Store:
     """A store that nothing is left in of an earlier start of the job, for the ranks to find each other.
 
     torchrun keeps one store when it restarts the processes, and whoever starts first would read the addresses of those
     that are gone.  Its count of restarts does not help: every node has its own.  So the first rank makes up a prefix,
     and tells it to each of the others in answer to a word of its own.
     """
-    store, _, _ = next(dist.rendezvous("env://", timeout=_STEP_TIMEOUT))
+    store, _, _ = next(rendezvous("env://", timeout=_STEP_TIMEOUT))
     word = uuid4().hex
     if not ranks.is_first:
         store.set(f"asks/{ranks.rank}", word)
         prefix = store.get(f"answer/{word}").decode()  # waits for it
         store.set(f"{prefix}/{ranks.rank}", "knows")
-        return dist.PrefixStore(prefix, store)
+        return PrefixStore(prefix, store)
     unaware = set(range(1, ranks.world_size))
     deadline = time.monotonic() + _STEP_TIMEOUT.total_seconds()
     while unaware:
@@ -259,7 +265,7 @@ def _fresh_store(ranks: Ranks) -> dist.Store:
         if time.monotonic() > deadline:
             raise RankLostError(f"ranks {sorted(unaware)} have not started within {_STEP_TIMEOUT}")
         time.sleep(0.02)
-    return dist.PrefixStore(word, store)
+    return PrefixStore(word, store)
 
 
 def batch_share(config: Config, ranks: Ranks) -> tuple[int, int]:

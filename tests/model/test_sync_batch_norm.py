@@ -20,6 +20,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "one clip a rank": lambda: nn.BatchNorm1d(5),
 }
 BATCH = 6
+TOLERANCE = 1e-4  # float32, and up to a hundred standard deviations from zero
 
 
 def make_layer(name: str) -> nn.Module:
@@ -81,15 +82,16 @@ def test_two_processes_are_one(name: str, ranks: list[dict[str, Any]]) -> None:
     layer = make_layer(name)
     whole = run_layer(layer, *make_input(name))
     ours = [rank[name] for rank in ranks]
-    close = {"rtol": 1e-4, "atol": 1e-4}  # float32, and up to a hundred standard deviations from zero
-    torch.testing.assert_close(torch.cat([rank["y"] for rank in ours]), whole["y"], **close)
-    torch.testing.assert_close(torch.cat([rank["x"] for rank in ours]), whole["x"], **close)
+    torch.testing.assert_close(torch.cat([rank["y"] for rank in ours]), whole["y"], rtol=1e-4, atol=TOLERANCE)
+    torch.testing.assert_close(torch.cat([rank["x"] for rank in ours]), whole["x"], rtol=1e-4, atol=TOLERANCE)
     for parameter, gradient in whole["gradients"].items():
-        torch.testing.assert_close(sum(rank["gradients"][parameter] for rank in ours), gradient, **close)
+        torch.testing.assert_close(
+            sum(rank["gradients"][parameter] for rank in ours), gradient, rtol=1e-4, atol=TOLERANCE
+        )
     for rank in ours:
         torch.testing.assert_close(rank["buffers"], whole["buffers"], rtol=1e-4, atol=0)
     expected = layer.eval()(make_input(name)[0])
-    torch.testing.assert_close(torch.cat([rank["eval"] for rank in ours]), expected, **close)
+    torch.testing.assert_close(torch.cat([rank["eval"] for rank in ours]), expected, rtol=1e-4, atol=TOLERANCE)
 
 
 def test_ranks_keep_the_same_running_averages_to_the_bit(ranks: list[dict[str, Any]]) -> None:

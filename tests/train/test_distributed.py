@@ -5,7 +5,6 @@ The ranks are processes on the CPU that talk over gloo.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,10 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from pipeline.batch import ClipBatch, Views
+from benchmarks.gpu_checks.ranks import free_port, join_address, losses_and_gradients, share, whole_batch
+from pipeline.batch import ClipBatch
 from pipeline.errors import InputError
 from pipeline.loader import ClipLoader
 from tests.conftest import TINY_CLIPS
@@ -30,7 +29,6 @@ from train.cli import parse
 from train.config import resolve
 from train.distributed import ALONE, Ranks, batch_share, joined, merged_loader_state
 from train.fit import _new_loader, _new_method
-from train.methods import METHODS, Method
 from train.metrics import Window, read_metrics
 from train.stop import Stopped, StopSignal
 from train.train import main
@@ -39,9 +37,9 @@ from train.videos import prepare_videos
 ROOT = Path(__file__).parents[2]
 METHOD_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "supervised": ("supervised", {}),
-    "fixmatch": ("fixmatch", {"warmup_epochs": 0, "threshold": 0.0}),
-    "the method": ("temporal_gradient", {"warmup_epochs": 0, "threshold": 0.0}),
-    "in its warm-up": ("temporal_gradient", {}),
+    "fixmatch": ("fixmatch", {}),
+    "the method": ("temporal_gradient", {}),
+    "in its warm-up": ("temporal_gradient", {"warmup_epochs": 1}),
     "without alignment": ("temporal_gradient", {"alignment_weight": 0.0}),
     "without contrast": ("temporal_gradient", {"info_nce_weight": 0.0}),
 }
@@ -58,46 +56,6 @@ FAULTS: dict[str, Callable[[int], Exception | None]] = {
 # --- two processes that the test starts itself ---
 
 
-def make_method(name: str) -> Method:
-    method, options = METHOD_OPTIONS[name]
-    torch.manual_seed(0)
-    return METHODS[method](3, METHODS[method].config_type(**options), 4, 0.0)
-
-
-def whole_batch() -> ClipBatch:
-    """Four labeled and four unlabeled clips of random pixels."""
-    generator = torch.Generator().manual_seed(0)
-
-    def views() -> Views:
-        pixels = torch.randint(0, 256, (2, 4, 4, 32, 32, 3), generator=generator, dtype=torch.uint8)
-        return Views(pixels[0], pixels[1])
-
-    labels = torch.tensor([0, 1, 2, 0])
-    return ClipBatch(views(), labels, views(), views(), torch.arange(4), torch.arange(4, 8), labels)
-
-
-def share(batch: Any, rank: int) -> Any:
-    """One of two ranks' half of everything in a batch."""
-    if isinstance(batch, Tensor):
-        return batch.chunk(2)[rank]
-    return None if batch is None else type(batch)(*(share(part, rank) for part in batch))
-
-
-def losses_and_gradients(ranks: Ranks, name: str, batch: ClipBatch) -> dict[str, Any]:
-    method = make_method(name)
-    if ranks.world_size > 1:
-        from model import synchronize_batch_norm
-
-        synchronize_batch_norm(method)
-    terms = ranks.data_parallel(method)(batch, torch.zeros(()))
-    terms["loss"].backward()
-    return {
-        "terms": {name: term.detach() for name, term in terms.items()},
-        "gradients": {name: parameter.grad for name, parameter in method.named_parameters()},
-        "buffers": dict(method.named_buffers()),
-    }
-
-
 @contextmanager
 def noting(notes: dict[str, str], name: str) -> Iterator[None]:
     try:
@@ -110,11 +68,11 @@ def noting(notes: dict[str, str], name: str) -> Iterator[None]:
 def rank_worker(rank: int, folder: str, port: int) -> None:
     """All that the tests ask of a rank, in one process, because starting one takes seconds."""
     torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+    join_address(rank, port)
     results: dict[str, Any] = {}
     with joined(Ranks(rank, 2, rank, 2), "cpu") as ranks:
-        for name in METHOD_OPTIONS:
-            results[name] = losses_and_gradients(ranks, name, share(whole_batch(), rank))
+        for name, (method, constants) in METHOD_OPTIONS.items():
+            results[name] = losses_and_gradients(method, share(whole_batch(), rank), ranks, "cpu", **constants)
         notes: dict[str, str] = {}
         for name, fault in FAULTS.items():
             with noting(notes, name), ranks.together():
@@ -128,7 +86,7 @@ def rank_worker(rank: int, folder: str, port: int) -> None:
         results["notes"] = notes
         results["first"] = ranks.first(f"from rank {rank}")
         results["window"] = window_means(ranks, [1.0, torch.nan] if rank else [3.0, 0.5])
-        dropout = _new_method(make_config(Path(folder)), 3, ranks)
+        dropout = _new_method(resolve(make_config(Path(folder))), 3, ranks)
         results["weights"], results["draw"] = dropout.state_dict(), torch.rand(4)
     torch.save(results, Path(folder) / f"rank{rank}.pt")
 
@@ -149,15 +107,14 @@ def window_means(ranks: Ranks, accuracies: list[float]) -> dict[str, float]:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What two ranks found."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    spawn(rank_worker, (str(folder), port), nprocs=2)
+    spawn(rank_worker, (str(folder), free_port()), nprocs=2)
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
 @pytest.mark.parametrize("name", METHOD_OPTIONS)
 def test_two_ranks_have_loss_and_gradients_of_one_process(name: str, ranks: list[dict[str, Any]]) -> None:
-    whole = losses_and_gradients(ALONE, name, whole_batch())
+    method, constants = METHOD_OPTIONS[name]
+    whole = losses_and_gradients(method, whole_batch(), ALONE, "cpu", **constants)
     halves = [rank[name] for rank in ranks]
     for term, value in whole["terms"].items():
         mean = torch.stack([half["terms"][term] for half in halves]).mean()
@@ -165,7 +122,7 @@ def test_two_ranks_have_loss_and_gradients_of_one_process(name: str, ranks: list
     largest = max(gradient.abs().max() for gradient in whole["gradients"].values())
     for half in halves:
         for parameter, gradient in whole["gradients"].items():
-            assert half["gradients"][parameter] is not None, f"{parameter} has no gradient"
+            assert not gradient.isnan().any(), f"{parameter} gets no gradient: DDP would wait for it"
             difference = (half["gradients"][parameter] - gradient).abs().max()
             assert difference < 1e-4 * largest, f"{parameter}: {difference} of {largest}"
         torch.testing.assert_close(half["buffers"], whole["buffers"], rtol=1e-4, atol=1e-5)
