@@ -40,7 +40,7 @@ _NOTICED_S = 2.0
 
 
 class RankFailedError(RuntimeError):
-    """Something went wrong on another rank; the message says where and what."""
+    """Something went wrong on at least one rank, and all have ended what they did; the message says where and what."""
 
 
 class RankLostError(RuntimeError):
@@ -77,6 +77,10 @@ class Ranks:
             kind: "cpu" or "cuda".
         """
         return f"{kind}:{self.local_rank}" if kind == "cuda" and self.world_size > 1 else kind
+
+    def all_raise(self, error: Exception) -> bool:
+        """Whether an error was raised on all ranks, by :meth:`together`."""
+        return self.world_size == 1 or isinstance(error, RankFailedError | Stopped)
 
     def data_parallel(self, method: nn.Module) -> nn.Module:
         """What a step calls: the method, within DDP where there are several ranks.
@@ -117,8 +121,7 @@ class Ranks:
 
         Raises:
             Stopped: a signal stopped at least one rank, and nothing failed on another.
-            RankFailedError: something failed.  The first rank raises its own error instead, where no other rank has
-                to tell anything else.
+            RankFailedError: something failed, on whichever ranks.
             RankLostError: another rank has died.
         """
         if self.world_size == 1:
@@ -138,12 +141,13 @@ class Ranks:
     def _raise_together(self, error: Exception | None) -> None:
         signum = error.signum if isinstance(error, Stopped) else None
         told = self.gather((signum, None if error is None or signum else _message(error)))
-        failures = {rank: message for rank, (_, message) in enumerate(told) if message is not None}
-        if not failures:
+        messages = [message for _, message in told]
+        if not any(messages):
             raise Stopped(next(signum for signum, _ in told if signum))
-        if self.is_first and error is not None and set(failures.values()) == {told[0][1]}:
-            raise error
-        raise RankFailedError("; ".join(f"rank {rank}: {message}" for rank, message in failures.items())) from error
+        if messages[0] and len(set(messages)) == 1:
+            raise RankFailedError(messages[0]) from error
+        failures = [f"rank {rank}: {message}" for rank, message in enumerate(messages) if message]
+        raise RankFailedError("; ".join(failures)) from error
 
 
 ALONE = Ranks()

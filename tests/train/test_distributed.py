@@ -132,8 +132,8 @@ def test_what_is_raised_on_one_rank_is_raised_on_all(ranks: list[dict[str, Any]]
     expected = {
         "nothing": ("went on", "went on"),
         "one fails": ("RankFailedError: rank 1: ValueError: no",) * 2,
-        "the first fails": ("InputError: no", "RankFailedError: rank 0: no"),
-        "both alike": ("InputError: no such file", "RankFailedError: rank 0: no such file; rank 1: no such file"),
+        "the first fails": ("RankFailedError: rank 0: no",) * 2,
+        "both alike": ("RankFailedError: no such file",) * 2,
         "each its own way": ("RankFailedError: rank 0: OSError: disk 0; rank 1: OSError: disk 1",) * 2,
         "one stops, one fails": ("RankFailedError: rank 1: ValueError: no",) * 2,
         "signal": ("Stopped: stopped by SIGINT",) * 2,
