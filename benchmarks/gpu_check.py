@@ -33,6 +33,7 @@ _LEAST_S = 5.0  # less than that is no time to start a check in
 
 SWITCHES = {
     "--run.device cuda": "training in bfloat16 autocast; auto takes it where there is a GPU",
+    "torchrun --nproc-per-node=N": "a process on each GPU; NCCL in place of gloo, also under synchronised BatchNorm",
     "--data.decoder dali": "NVDEC decodes; auto takes it where it can decode every video",
     "--data.num-threads N": "with NVDEC: sessions that decode at once; see the check of threads",
 }

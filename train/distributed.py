@@ -7,16 +7,20 @@ negatives of the contrast to :mod:`train.losses`; restarting to torchrun.
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import gcd
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
@@ -31,9 +35,12 @@ _STEP_TIMEOUT = timedelta(minutes=10)
 # Between steps they wait for the first rank to index the videos, which takes hours for the largest data sets.
 _AGREEMENT_TIMEOUT = timedelta(days=1)
 
+# torchrun takes the earliest failure for the cause; by then it has noticed that of the rank which is gone.
+_NOTICED_S = 2.0
+
 
 class RankFailedError(RuntimeError):
-    """Something went wrong on another rank; the message says where and what."""
+    """Something went wrong on at least one rank, and all have ended what they did; the message says where and what."""
 
 
 class RankLostError(RuntimeError):
@@ -71,6 +78,10 @@ class Ranks:
         """
         return f"{kind}:{self.local_rank}" if kind == "cuda" and self.world_size > 1 else kind
 
+    def all_raise(self, error: Exception) -> bool:
+        """Whether an error was raised on all ranks, by :meth:`together`."""
+        return self.world_size == 1 or isinstance(error, RankFailedError | Stopped)
+
     def data_parallel(self, method: nn.Module) -> nn.Module:
         """What a step calls: the method, within DDP where there are several ranks.
 
@@ -90,7 +101,7 @@ class Ranks:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        with _reaching_others():
+        with reaching_others():
             dist.all_gather_object(values, value, group=self.hosts)
         return values
 
@@ -110,8 +121,7 @@ class Ranks:
 
         Raises:
             Stopped: a signal stopped at least one rank, and nothing failed on another.
-            RankFailedError: something failed.  The first rank raises its own error instead, where no other rank has
-                to tell anything else.
+            RankFailedError: something failed, on whichever ranks.
             RankLostError: another rank has died.
         """
         if self.world_size == 1:
@@ -123,7 +133,7 @@ class Ranks:
         except Exception as caught:
             error = caught
         trouble = torch.tensor(error is not None, dtype=torch.int32)
-        with _reaching_others():
+        with reaching_others():
             dist.all_reduce(trouble, dist.ReduceOp.MAX, group=self.hosts)
         if trouble.item():
             self._raise_together(error)
@@ -131,12 +141,13 @@ class Ranks:
     def _raise_together(self, error: Exception | None) -> None:
         signum = error.signum if isinstance(error, Stopped) else None
         told = self.gather((signum, None if error is None or signum else _message(error)))
-        failures = {rank: message for rank, (_, message) in enumerate(told) if message is not None}
-        if not failures:
+        messages = [message for _, message in told]
+        if not any(messages):
             raise Stopped(next(signum for signum, _ in told if signum))
-        if self.is_first and error is not None and set(failures.values()) == {told[0][1]}:
-            raise error
-        raise RankFailedError("; ".join(f"rank {rank}: {message}" for rank, message in failures.items())) from error
+        if messages[0] and len(set(messages)) == 1:
+            raise RankFailedError(messages[0]) from error
+        failures = [f"rank {rank}: {message}" for rank, message in enumerate(messages) if message]
+        raise RankFailedError("; ".join(failures)) from error
 
 
 ALONE = Ranks()
@@ -148,10 +159,18 @@ def _message(error: Exception) -> str:
 
 
 @contextmanager
-def _reaching_others() -> Iterator[None]:
+def reaching_others() -> Iterator[None]:
+    """Context in which ranks exchange something.
+
+    Raises:
+        RankLostError: another rank has died.
+    """
     try:
         yield
-    except RuntimeError as error:  # as all backends report it
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo has no type of error of its own
+            raise
+        time.sleep(_NOTICED_S)
         raise RankLostError(
             "another rank has died or cannot be reached: torchrun names the first that failed; the run goes on from "
             f"its last checkpoint with --run.resume ({error})"
@@ -210,13 +229,47 @@ def joined(ranks: Ranks, device: str) -> Iterator[Ranks]:
                 f"start torchrun with --nproc-per-node={num_gpus}"
             )
         torch.cuda.set_device(ranks.local_rank)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_STEP_TIMEOUT)
+    dist.init_process_group(
+        "nccl" if device == "cuda" else "gloo",
+        store=_fresh_store(ranks),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        timeout=_STEP_TIMEOUT,
+    )
     try:
         hosts = dist.new_group(backend="gloo", timeout=_AGREEMENT_TIMEOUT)
         assert not isinstance(hosts, int), "this rank is in the group"
         yield replace(ranks, hosts=hosts)
     finally:
         dist.destroy_process_group()
+
+
+def _fresh_store(ranks: Ranks) -> Store:
+    """A store that nothing is left in of an earlier start of the job, for the ranks to find each other.
+
+    torchrun keeps one store when it restarts the processes, and whoever starts first would read the addresses of those
+    that are gone.  Its count of restarts does not help: every node has its own.  So the first rank makes up a prefix,
+    and tells it to each of the others in answer to a word of its own.
+    """
+    store, _, _ = next(rendezvous("env://", timeout=_STEP_TIMEOUT))
+    word = uuid4().hex
+    if not ranks.is_first:
+        store.set(f"asks/{ranks.rank}", word)
+        prefix = store.get(f"answer/{word}").decode()  # waits for it
+        store.set(f"{prefix}/{ranks.rank}", "knows")
+        return PrefixStore(prefix, store)
+    unaware = set(range(1, ranks.world_size))
+    deadline = time.monotonic() + _STEP_TIMEOUT.total_seconds()
+    while unaware:
+        for rank in sorted(unaware):
+            if store.check([f"asks/{rank}"]):  # perhaps one that is gone asked
+                store.set(f"answer/{store.get(f'asks/{rank}').decode()}", word)
+            if store.check([f"{word}/{rank}"]):
+                unaware.remove(rank)
+        if time.monotonic() > deadline:
+            raise RankLostError(f"ranks {sorted(unaware)} have not started within {_STEP_TIMEOUT}")
+        time.sleep(0.02)
+    return PrefixStore(word, store)
 
 
 def batch_share(config: Config, ranks: Ranks) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from torch import nn
 
 from train.checkpoint import BEST, LAST, TrainState, save
 from train.display import Display
-from train.distributed import RankLostError, Ranks
+from train.distributed import Ranks, reaching_others
 from train.metrics import Meter, MetricsLog
 from train.schedule import Schedule
 from train.scoring import Accuracy
@@ -48,7 +48,7 @@ def train(
         module: what a step calls, if not the state's method itself: it, within DDP.
 
     Raises:
-        RankFailedError: something failed on another rank; the checkpoint is written if it did between two steps.
+        RankFailedError: one of several ranks failed between two steps; the checkpoint is written.
         RankLostError: another rank has died; nothing is saved, since a part of the state is lost.
         Stopped: a signal asked for it; the checkpoint is written.
         TooManyBadVideos: more videos have gone bad than may; the checkpoint is written.
@@ -81,7 +81,8 @@ def train(
 
         lr = schedule.lr_at(state.step)
         progress.fill_(schedule.epoch(state.step))
-        terms = train_step(module, optimizer, batch, progress, lr=lr, clip_norm=config.optim.clip_norm)
+        with reaching_others():
+            terms = train_step(module, optimizer, batch, progress, lr=lr, clip_norm=config.optim.clip_norm)
         state.window.add(state.step, terms, batch)
         meter.step(waited, batch)
         state.step += 1
@@ -100,10 +101,9 @@ def _saving_what_is_done(state: TrainState, run_dir: Path, metrics: MetricsLog) 
     """What fails between two steps costs none: a batch that could not be made has not touched the weights."""
     try:
         yield
-    except RankLostError:
-        raise
-    except Exception:
-        _save(state.checkpoint(), metrics, state.ranks, run_dir / LAST)
+    except Exception as error:
+        if state.ranks.all_raise(error):  # or the others are not here to tell their part of the state
+            _save(state.checkpoint(), metrics, state.ranks, run_dir / LAST)
         raise
 
 

@@ -146,7 +146,7 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
         TooManyBadVideos: more videos have gone bad than may; the checkpoint is written.
         NonFiniteLossError: training diverged.
         Stopped: a signal came.
-        RankFailedError: one of these happened on another rank.
+        RankFailedError: where there are several ranks, in place of these, on all of them.
         RankLostError: another rank has died.
     """
     with joined(launched_ranks(), find_device(config)) as ranks:

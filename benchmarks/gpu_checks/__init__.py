@@ -4,7 +4,7 @@ To add a check, write a generator of findings over a :class:`benchmarks.gpu_chec
 must run on a CPU too, as far as there is anything to run, so that the tests reach it.
 """
 
-from benchmarks.gpu_checks import decoding, running, views
+from benchmarks.gpu_checks import decoding, ranks, running, views
 from benchmarks.gpu_checks.bench import Check
 
 # In the order of how much depends on them, should the time run out.
@@ -16,6 +16,7 @@ CHECKS: dict[str, Check] = {
     "pixels": Check(decoding.check_pixels, limit_s=40),
     "lifetime": Check(views.check_lifetime, limit_s=30),
     "seeking": Check(decoding.check_seeking, limit_s=30),
+    "ranks": Check(ranks.check_ranks, limit_s=60),
     "memory": Check(running.check_memory, limit_s=40),
     "threads": Check(running.check_threads, limit_s=90),
 }

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 import pipeline.strong
 from benchmarks import gpu_check
-from benchmarks.gpu_checks import CHECKS, decoding, running, views
+from benchmarks.gpu_checks import CHECKS, decoding, ranks, running, views
 from benchmarks.gpu_checks.bench import FAIL, INFO, PASS, SKIP, VARIANTS, Bench, Check, Finding, decode, make_bench
 from pipeline.errors import InputError
 from pipeline.graph import ClipGraph
@@ -67,6 +68,18 @@ def test_a_decoder_that_delivers_another_frame_fails(
     (finding,) = decoding.check_slices(mjpeg_alone)
     assert finding.verdict == FAIL
     assert re.search(note, finding.note)
+
+
+def test_two_ranks_pass_and_one_gpu_is_too_few(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert verdicts(ranks.check_ranks(bench)) == {"terms": PASS, "gradients": PASS, "buffers": PASS}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert verdicts(ranks.check_ranks(replace(bench, device="cuda"))) == {"two ranks": SKIP}
+
+
+def test_what_a_rank_has_not_got_or_got_wrong_is_an_error() -> None:
+    expected = {"a": torch.tensor([0.0, 2.0]), "b": torch.tensor(torch.nan)}
+    assert ranks.relative_error(expected, {**expected, "a": torch.tensor([0.5, 2.0])}) == 0.25
+    assert ranks.relative_error(expected, {**expected, "a": torch.tensor([0.5, torch.nan])}) > 1e9
 
 
 def test_a_decoder_that_fails_is_a_verdict(mjpeg_alone: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

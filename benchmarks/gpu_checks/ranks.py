@@ -1,0 +1,128 @@
+"""Do two GPUs train as one does with the clips of both?"""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+from benchmarks.gpu_checks.bench import FAIL, PASS, SKIP, Bench, Finding
+from model import synchronize_batch_norm
+from pipeline.batch import ClipBatch, Views
+from train.distributed import ALONE, Ranks, joined
+from train.methods import METHODS
+
+# Of the largest gradient, or of the loss.  float32 on CPUs differs by 1e-6; on GPUs convolutions compute in TF32.
+_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
+
+
+def check_ranks(bench: Bench) -> Iterator[Finding]:
+    """DDP, synchronised BatchNorm and gathered negatives: losses, gradients and running averages of two ranks."""
+    if bench.device_type == "cuda" and torch.cuda.device_count() < 2:
+        yield Finding("two ranks", SKIP, "NCCL wants a GPU for each, and there is one")
+        return
+    with TemporaryDirectory() as folder:
+        spawn(_rank, (folder, free_port(), bench.device_type), nprocs=2)
+        halves = [torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(2)]
+    whole = losses_and_gradients("temporal_gradient", whole_batch(), ALONE, bench.device_type)
+    tolerance = _TOLERANCE[bench.device_type]
+    for part in ("terms", "gradients", "buffers"):
+        error = max(relative_error(whole[part], half) for half in averaged([half[part] for half in halves], part))
+        yield Finding(
+            part, PASS if error < tolerance else FAIL, f"differ from one process by {error:.1e} of the largest"
+        )
+
+
+def averaged(halves: list[dict[str, Tensor]], part: str) -> list[dict[str, Tensor]]:
+    """Terms are means over the ranks; the rest is the same on both already, or should be."""
+    return halves if part != "terms" else [{name: (halves[0][name] + halves[1][name]) / 2 for name in halves[0]}]
+
+
+def relative_error(expected: dict[str, Tensor], found: dict[str, Tensor]) -> float:
+    """Largest difference, NaN on both sides being none, by the largest value."""
+    largest = max(value.abs().nan_to_num().max().item() for value in expected.values())
+    errors = [(found[name] - value).abs() for name, value in expected.items() if not value.isnan().any()]
+    return max(error.nan_to_num(torch.inf).max().item() for error in errors) / largest
+
+
+def _rank(rank: int, folder: str, port: int, device: str) -> None:
+    torch.set_num_threads(1)
+    join_address(rank, port)
+    with joined(Ranks(rank, 2, rank, 2), device) as ranks:
+        half = losses_and_gradients("temporal_gradient", share(whole_batch(), rank), ranks, device)
+    torch.save(half, Path(folder) / f"rank{rank}.pt")
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.create_server(("localhost", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def join_address(rank: int, port: int) -> None:
+    """Tell this process where two ranks meet, as torchrun does."""
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+
+
+def whole_batch() -> ClipBatch:
+    """Four labeled and four unlabeled clips of random pixels, of three classes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def views() -> Views:
+        pixels = torch.randint(0, 256, (2, 4, 4, 32, 32, 3), generator=generator, dtype=torch.uint8)
+        return Views(pixels[0], pixels[1])
+
+    labels = torch.tensor([0, 1, 2, 0])
+    return ClipBatch(views(), labels, views(), views(), torch.arange(4), torch.arange(4, 8), labels)
+
+
+def share(batch: Any, rank: int) -> Any:
+    """One of two ranks' half of everything in a batch."""
+    if isinstance(batch, Tensor):
+        return batch.chunk(2)[rank]
+    return None if batch is None else type(batch)(*(share(part, rank) for part in batch))
+
+
+def losses_and_gradients(
+    method_name: str, batch: ClipBatch, ranks: Ranks, device: str, **constants: Any
+) -> dict[str, dict[str, Tensor]]:
+    """One step without dropout, up to the gradients.
+
+    Args:
+        method_name: key of METHODS.
+        batch: this rank's clips.
+        ranks: those that train.
+        device: "cpu" or "cuda".
+        constants: of the method, where not the defaults; pseudo-labels count from the start, however unsure.
+
+    Returns:
+        "terms", "gradients" (NaN where a parameter has got none) and "buffers", on the host.
+    """
+    torch.manual_seed(0)
+    config_type = METHODS[method_name].config_type
+    if method_name != "supervised":
+        constants = {"warmup_epochs": 0, "threshold": 0.0, **constants}
+    method = METHODS[method_name](3, config_type(**constants), 4, 0.0)
+    if ranks.world_size > 1:
+        synchronize_batch_norm(method)
+    method.to(ranks.device(device)).to(memory_format=torch.channels_last_3d)
+    terms = ranks.data_parallel(method)(_moved(batch, ranks.device(device)), torch.zeros((), device=device))
+    terms["loss"].backward()
+    gradients = {
+        name: parameter.grad if parameter.grad is not None else torch.full_like(parameter, torch.nan)
+        for name, parameter in method.named_parameters()
+    }
+    parts = {"terms": terms, "gradients": gradients, "buffers": dict(method.named_buffers())}
+    return {part: {name: value.detach().cpu() for name, value in values.items()} for part, values in parts.items()}
+
+
+def _moved(batch: Any, device: str) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    return None if batch is None else type(batch)(*(_moved(part, device) for part in batch))
