@@ -5,10 +5,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from model import apply_precise_bn
+from pipeline.evaluation import _CenterStream
+from pipeline.plan import ClipPlan
 from pipeline.synthetic import generate_motion_dataset
 from tests.conftest import TINY_CLIPS
 from tests.train.standins import make_config, make_state
@@ -155,13 +158,14 @@ def test_statistics_of_older_weights_are_not_saved_and_checkpoints_without_any_l
 def test_a_pass_over_a_large_data_set_plans_only_what_it_shows(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.evaluation import _CenterStream
-
     planned: list[int] = []
     plans = _CenterStream._plans
-    monkeypatch.setattr(
-        _CenterStream, "_plans", lambda self, rows, *at: planned.append(len(rows)) or plans(self, rows, *at)
-    )
+
+    def note(self: _CenterStream, rows: np.ndarray, epoch: int, place: int) -> list[ClipPlan]:
+        planned.append(len(rows))
+        return plans(self, rows, epoch, place)
+
+    monkeypatch.setattr(_CenterStream, "_plans", note)
     config = resolve(parse(words(data, tmp_path, ON)))
     method = _new_method(config, 2)
     validation(config, StopSignal()).precise_bn(method.recognizer, "rgb", 0)
