@@ -16,7 +16,7 @@ def demo() -> Config:
     Sized for two CPU cores and five minutes: four of the eight motions, small pictures, networks a quarter as wide as
     R3D-18, some hundred steps.  So short a training wants cross-entropies at full weight, and so few labels want
     pseudo-labels that come late and are rarely wrong: from a third of the way on, at a confidence of 0.9.  Crops show
-    at least half of the frame, because a video of 64 pixels has no detail to zoom into.
+    at least half of the frame, because a video of 64 pixels has no detail to zoom into.  No PreciseBN: see LOG.md.
     """
     return Config(
         run=RunConfig(dir=Path("runs/demo"), baseline="supervised", log_every=20, eval_every_epochs=4),
@@ -44,7 +44,9 @@ def folder() -> Config:
     112 pixels cost a quarter of the paper's 224 and are what R3D-18 was published with; at half the width the
     networks cost a quarter again and suit the few thousand videos that one person has.  On a GPU with much data:
     ``--model.width 64 --data.size 224 --data.eval-size 256``.  Pseudo-labels need a confidence of 0.8: the paper's 0.3
-    is meant for a hundred classes and more, with three classes it keeps every guess.
+    is meant for a hundred classes and more, with three classes it keeps every guess.  No PreciseBN, which made no
+    difference in short trainings and shows the network a thousand clips more before each evaluation; the paper's is
+    ``--eval.precise-bn-batches 200``.
     """
     return Config(
         run=RunConfig(dir=Path("runs/folder")),

@@ -387,6 +387,17 @@ def test_precise_bn_shows_shuffled_centre_clips_alike_for_any_number_of_ranks(sm
         assert torch.equal(clips, center[1].rgb[ids])
 
 
+def test_precise_bn_shows_temporal_gradients_where_asked_for(small_index: VideoIndex) -> None:
+    rows = np.arange(10)
+    ((_, center),) = center_views(small_index, rows, SPEC, batch_size=10, tg=True)
+    options: dict[str, Any] = {"seed": 0, "pass_number": 0, "batch_size": 6, "num_batches": 2}
+    assert center.tg is not None
+    for ids, views in precise_bn_views(small_index, rows, SPEC, **options, tg=True):
+        assert views.tg is not None
+        assert torch.equal(views.tg, center.tg[ids])
+        assert torch.equal(views.rgb, center.rgb[ids])
+
+
 def test_multi_views_are_ten_clips_of_three_crops_of_the_same_frames(small_index: VideoIndex) -> None:
     rows = np.array([8, 2])
     for expected_row, (row, views) in zip(rows, multi_views(small_index, rows, SPEC), strict=True):

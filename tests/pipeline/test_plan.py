@@ -15,6 +15,7 @@ from pipeline.plan import (
     NUM_STRONG_OPS,
     ClipPlan,
     ClipSpec,
+    StrongPlan,
     _uniforms,
     epoch_order,
     plan_center,
@@ -176,6 +177,58 @@ def test_strong_operations_are_two_distinct_uniform_in_order_and_independent() -
     signs = np.array([(*a.signs, *b.signs) for a, b in drawn if a and b])
     assert (np.abs(signs.mean(axis=0)) < 0.06).all()
     assert set(np.unique(signs)) == {-1, 1}
+
+
+def strong_of(spec: ClipSpec, num: int = 600, seed: int = 7) -> list[tuple[StrongPlan, StrongPlan]]:
+    drawn = plan_clips(np.full(num, 300), np.full((num, 2), 256), spec, seed, 0, 0)
+    return [(plan.strong_rgb, plan.strong_tg) for plan in drawn if plan.strong_rgb and plan.strong_tg]
+
+
+def test_fixed_signs_are_one_for_each_operation_and_modality_all_through_a_stream() -> None:
+    def signs(seed: int) -> dict[tuple[int, int], set[int]]:
+        found: dict[tuple[int, int], set[int]] = {}
+        for pair in strong_of(replace(SPEC, strong_fixed_sign=True), seed=seed):
+            for modality, plan in enumerate(pair):
+                for op, sign in zip(plan.ops, plan.signs, strict=True):
+                    found.setdefault((modality, op), set()).add(sign)
+        return found
+
+    drawn = [signs(seed) for seed in range(6)]
+    assert all(len(values) == 1 for found in drawn for values in found.values())
+    assert all(len(found) == 2 * NUM_STRONG_OPS for found in drawn)
+    for op in range(NUM_STRONG_OPS):  # other seeds have others, and so have the modalities
+        assert {min(found[modality, op]) for found in drawn for modality in (0, 1)} == {-1, 1}
+    assert any(found[0, op] != found[1, op] for found in drawn for op in range(5))
+
+
+def test_shared_strong_operations_are_those_of_rgb() -> None:
+    def numbers(plan: StrongPlan) -> tuple[object, ...]:
+        return plan.ops, plan.signs, plan.cutout
+
+    own = strong_of(SPEC)
+    shared = strong_of(replace(SPEC, strong_shared_ops=True))
+    assert [numbers(rgb) for rgb, _ in shared] == [numbers(rgb) for rgb, _ in own]
+    assert all(numbers(rgb) == numbers(tg) for rgb, tg in shared)
+
+
+def test_switches_of_strong_views_change_nothing_else() -> None:
+    specs = replace(SPEC, strong_fixed_sign=True), replace(SPEC, strong_shared_ops=True)
+    for spec in specs:
+        for ours, theirs in zip(plans(record(), spec, 40), plans(record(), num=40), strict=True):
+            assert (ours.frames == theirs.frames).all() and ours.box == theirs.box and ours.flip == theirs.flip
+            assert ours.strong_rgb and theirs.strong_rgb
+            assert ours.strong_rgb.ops == theirs.strong_rgb.ops
+            assert ours.strong_rgb.cutout == theirs.strong_rgb.cutout
+
+
+def test_the_numbers_of_a_plan_stay_what_they_were() -> None:
+    """Runs are continued by later versions: what seed 7 draws at position 3 must not come to differ."""
+    plan = plan_clip(record(), SPEC, 7, 0, 3)
+    assert plan.strong_rgb and plan.strong_tg
+    assert (plan.frames[0], plan.box, plan.flip) == (210, (4, 62, 181, 170), True)
+    rgb, tg = plan.strong_rgb, plan.strong_tg
+    assert (rgb.ops, rgb.signs, rgb.cutout) == ((0, 1), (1, 1), (0.14791666316970775, 0.19465164148402403))
+    assert (tg.ops, tg.signs, tg.cutout) == ((0, 9), (-1, 1), (0.7678252319618859, 0.6496947244000264))
 
 
 def test_center_clip_is_that_of_the_reference() -> None:

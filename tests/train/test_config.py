@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from model import R3D18
+from model.r3d import num_last_positions
 from pipeline.errors import InputError
+from train.cli import parse
 from train.config import (
     Config,
     DataConfig,
+    EvalConfig,
     ModelConfig,
     OptimConfig,
     RunConfig,
@@ -92,6 +97,9 @@ def test_unknown_saved_option_is_named() -> None:
         (DataConfig, {"num_threads": 0}, r"--data\.num-threads 0"),
         (ModelConfig, {"width": 0}, r"--model\.width 0"),
         (ModelConfig, {"dropout": 1.0}, r"--model\.dropout 1\.0"),
+        (ModelConfig, {"num_classes": 0}, r"--model\.num-classes 0: take 1 or more, or None"),
+        (EvalConfig, {"precise_bn_batches": -1}, r"--eval\.precise-bn-batches -1: take 0 or more"),
+        (EvalConfig, {"precise_bn_batch_size": 0}, r"--eval\.precise-bn-batch-size 0: take 1"),
         (OptimConfig, {"lr": 0.0}, r"--optim\.lr 0\.0"),
         (OptimConfig, {"momentum": 1.0}, r"--optim\.momentum 1\.0"),
         (OptimConfig, {"weight_decay": -1.0}, r"--optim\.weight-decay -1\.0"),
@@ -111,6 +119,44 @@ def test_mistakes_are_named_in_one_line(group: Callable[..., Any], values: dict[
 def test_warm_up_longer_than_the_training_is_refused() -> None:
     with pytest.raises(InputError, match=r"--optim\.warmup-epochs 30 and --method\.warmup-epochs 10 would outlast"):
         replace(folder(), optim=OptimConfig(epochs=5))
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        ("--run.method supervised --optim.batch-labeled 1", True),
+        ("--run.method supervised --optim.batch-labeled 1 --data.size 64", False),
+        ("--run.method supervised --optim.batch-labeled 1 --data.clip-len 18", False),
+        ("--run.method supervised --optim.batch-labeled 2 --optim.batch-unlabeled 1", False),
+        ("--run.method fixmatch --optim.batch-labeled 1 --optim.batch-unlabeled 1", False),
+        ("--run.method fixmatch --optim.batch-unlabeled 1 --method.split-batches", True),
+        ("--optim.batch-unlabeled 1 --method.split-batches", True),
+        ("--eval.precise-bn-batches 2 --eval.precise-bn-batch-size 1", True),
+        ("--eval.precise-bn-batches 0 --eval.precise-bn-batch-size 1", False),
+    ],
+)
+def test_batches_that_leave_batch_norm_one_value_are_refused_and_no_others(words: str, refused: bool) -> None:
+    argv = ["folder", "--data.size=32", "--data.eval-size=64", "--optim.batch-labeled=2", *words.split()]
+    if refused:
+        with pytest.raises(InputError, match=r"nothing to compare: take --.* of 2 or more, or a larger --data\.size"):
+            parse(argv)
+    else:
+        parse(argv)
+
+
+@pytest.mark.parametrize(("clip_len", "size"), [(8, 32), (8, 33), (17, 32), (18, 32), (2, 224)])
+def test_positions_of_the_last_stage_are_counted_as_the_network_makes_them(clip_len: int, size: int) -> None:
+    with torch.inference_mode():
+        _, features = R3D18(2, width=1).eval()(torch.zeros(1, 3, clip_len, size, size))
+    assert features[-1][0, 0].numel() == num_last_positions(clip_len, size)
+
+
+def test_classifier_may_have_more_outputs_than_classes_but_not_fewer() -> None:
+    names = ("a", "b", "c")
+    assert ModelConfig().num_outputs(names) == 3
+    assert ModelConfig(num_classes=101).num_outputs(names) == 101
+    with pytest.raises(InputError, match=r"--model\.num-classes 2: the videos are of 3 classes, take as many or None"):
+        ModelConfig(num_classes=2).num_outputs(names)
 
 
 def test_another_method_keeps_what_the_recipe_changed_and_its_own_defaults() -> None:
@@ -153,6 +199,8 @@ def test_every_option_of_a_clip_reaches_the_pipeline() -> None:
         "min_crop_area": 0.3,
         "flip": False,
         "tg_stride": 5,
+        "strong_fixed_sign": True,
+        "strong_shared_ops": True,
     }
     assert asdict(clip_spec(Config(data=DataConfig(**changed)))) == {**changed, "tg_form": "aligned"}
     assert clip_spec(Config(data=DataConfig(tg_form="reference_slow"))).tg_form == "reference_slow"

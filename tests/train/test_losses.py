@@ -45,6 +45,14 @@ def test_alignment_is_the_sum_over_stages() -> None:
     assert alignment_loss(rgb, tg).item() == pytest.approx(single, rel=1e-6)
 
 
+def test_alignment_may_be_the_mean_over_stages() -> None:
+    rgb, tg = random_stages(0), random_stages(1)
+    mean = alignment_loss(rgb, tg, reduce="mean").item()
+    assert mean == pytest.approx(alignment_loss(rgb, tg).item() / len(rgb), rel=1e-6)
+    with pytest.raises(ValueError, match="alignment reduce 'max' is not"):
+        alignment_loss(rgb, tg, reduce="max")  # type: ignore[arg-type]
+
+
 def test_cosine_alignment_equals_the_references_double_normalisation() -> None:
     rgb, tg = random_stages(0), random_stages(1)
     expected = sum(

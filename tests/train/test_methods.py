@@ -141,7 +141,7 @@ def test_the_routes_cover_every_term_of_every_method() -> None:
     assert covered == {(name, key) for name, key in terms if key != "loss"}
 
 
-@pytest.mark.parametrize("source", ["average", "rgb", "tg"])
+@pytest.mark.parametrize("source", ["average", "rgb", "tg", "individual"])
 def test_pseudo_labels_of_any_source_train_both_networks(source: str) -> None:
     method = make_method("temporal_gradient", pseudo_label_source=source)
     outputs = method(make_batch(method), EPOCH_0)
@@ -258,6 +258,104 @@ def test_pseudo_label_accuracy_is_among_kept_rows_of_known_class() -> None:
     truth = torch.stack([predicted[0], (predicted[1] + 1) % NUM_CLASSES, torch.tensor(-1)])
     outputs = method(batch._replace(unlabeled_labels=truth), EPOCH_0)
     assert outputs["pseudo_label_accuracy"].item() == 0.5
+
+
+def opinionated(classes: dict[str, int], confidence: dict[str, float], **options: Any) -> dict[str, Tensor]:
+    """Outputs of a method whose networks say the same of every clip: a class, with a bias of some size."""
+    method = make_method("temporal_gradient", threshold=0.9, **options)
+    for modality, network in method.networks.items():
+        nn.init.zeros_(network.classifier.weight)
+        with torch.no_grad():
+            network.classifier.bias[classes[modality]] = confidence[modality]
+    result: dict[str, Tensor] = method(make_batch(method), EPOCH_0)
+    return result
+
+
+def test_individual_pseudo_labels_are_each_network_s_own() -> None:
+    both = {"rgb": 5.0, "tg": 5.0}
+    own = opinionated({"rgb": 0, "tg": 1}, both, pseudo_label_source="individual")
+    agreeing = F.cross_entropy(torch.tensor([[5.0, 0.0, 0.0]]), torch.tensor([0])).item()
+    for term in ("pseudo_label_rgb", "pseudo_label_tg"):
+        assert own[term].item() == pytest.approx(agreeing)
+    # True classes are 0, 1 and unknown: RGB is right of the first, TG of the second.
+    assert (own["mask_rate"].item(), own["pseudo_label_accuracy"].item()) == (1, 0.5)
+    taught = opinionated({"rgb": 0, "tg": 1}, both, pseudo_label_source="rgb")
+    assert taught["pseudo_label_rgb"].item() == pytest.approx(agreeing)
+    assert taught["pseudo_label_tg"].item() == pytest.approx(agreeing + 5)
+
+
+def test_individual_pseudo_labels_have_masks_of_their_own() -> None:
+    outputs = opinionated({"rgb": 0, "tg": 1}, {"rgb": 5.0, "tg": 0.1}, pseudo_label_source="individual")
+    assert outputs["pseudo_label_rgb"].item() > 0
+    assert outputs["pseudo_label_tg"].item() == 0
+    assert (outputs["mask_rate"].item(), outputs["pseudo_label_accuracy"].item()) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", ["fixmatch", "temporal_gradient"])
+@pytest.mark.parametrize("dropout", [True, False])
+def test_pseudo_labels_are_made_with_or_without_dropout(
+    name: str, dropout: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[tuple[Tensor, Tensor | None]] = []
+    module = {"fixmatch": fixmatch, "temporal_gradient": temporal_gradient}[name]
+    pseudo_labels = module.pseudo_labels
+
+    def note(rgb: Tensor, tg: Tensor | None, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        used.append((rgb, tg))
+        labels, mask = pseudo_labels(rgb, tg, *rest, **options)
+        return labels, mask
+
+    monkeypatch.setattr(module, "pseudo_labels", note)
+    config = METHODS[name].config_type(threshold=0.0, warmup_epochs=0, pseudo_label_dropout=dropout)
+    method = METHODS[name](NUM_CLASSES, config, width=8, dropout=0.5)
+    features: list[Tensor] = []
+    for network in method.networks.values():
+        network.layer4.register_forward_hook(lambda _, __, feature: features.append(feature))
+    torch.manual_seed(1)
+    outputs = method(make_batch(method), EPOCH_0)
+    (weak,) = used
+    for logits, feature, network in zip(weak, features, method.networks.values(), strict=False):
+        assert logits is not None
+        plain = network.classify(feature)[WEAK]
+        assert torch.allclose(logits, plain, rtol=1e-4) != dropout
+        assert logits.requires_grad == dropout
+    torch.manual_seed(1)
+    other = METHODS[name](NUM_CLASSES, replace(config, pseudo_label_dropout=not dropout), width=8, dropout=0.5)
+    other.load_state_dict(before_first_batch(method, other))
+    torch.manual_seed(1)
+    same = other(make_batch(other), EPOCH_0)
+    for term in outputs.keys() - {key for key in outputs if key.startswith(("pseudo", "mask"))} - {"loss"}:
+        assert torch.equal(outputs[term], same[term]), f"{term} must not notice"
+
+
+def before_first_batch(method: Method, fresh: Method) -> dict[str, Tensor]:
+    """The parameters of one with the running averages of another, which has seen no batch."""
+    return {**fresh.state_dict(), **dict(method.named_parameters())}
+
+
+# --- batches that BatchNorm sees ---
+
+
+@pytest.mark.parametrize("name", ["fixmatch", "temporal_gradient"])
+@pytest.mark.parametrize("split", [False, True])
+def test_strong_views_change_what_the_others_give_only_where_they_share_their_batch(name: str, split: bool) -> None:
+    method = make_method(name, split_batches=split)
+    batch = make_batch(method)
+    assert batch.strong is not None
+    black = Views(*(None if view is None else torch.zeros_like(view) for view in batch.strong))  # type: ignore[arg-type]
+    seen, unseen = method(batch, EPOCH_0), method(batch._replace(strong=black), EPOCH_0)
+    for term in seen.keys() & {"supervised", "supervised_rgb", "supervised_tg", "alignment", "info_nce"}:
+        assert torch.equal(seen[term], unseen[term]) == split
+    pseudo_label = "pseudo_label" if name == "fixmatch" else "pseudo_label_tg"
+    assert not torch.equal(seen[pseudo_label], unseen[pseudo_label])
+
+
+@pytest.mark.parametrize("name", ["fixmatch", "temporal_gradient"])
+def test_split_batches_are_the_same_losses_where_batch_norm_does_not_tie_the_views(name: str) -> None:
+    joint, split = (make_method(name, split_batches=split).eval() for split in (False, True))
+    batch = make_batch(joint)
+    torch.testing.assert_close(split(batch, EPOCH_0), joint(batch, EPOCH_0))
+    assert trained_by(split, split(batch, EPOCH_0)["loss"]) == set(groups(split))
 
 
 # --- warm-up ---
@@ -467,10 +565,20 @@ class CountGraphs:
         return graph.forward
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_step_is_one_graph_whatever_the_progress(name: str) -> None:
+SWITCHED = {"split_batches": True, "pseudo_label_dropout": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in METHODS),
+        ("fixmatch", SWITCHED),
+        ("temporal_gradient", {**SWITCHED, "pseudo_label_source": "individual", "alignment_reduce": "mean"}),
+    ],
+)
+def test_a_step_is_one_graph_whatever_the_progress(name: str, options: dict[str, Any]) -> None:
     """fullgraph refuses whatever reads a value on the host: .item(), a branch on a tensor, an index by mask."""
-    method = make_method(name, **({} if name == "supervised" else {"warmup_epochs": 1}))
+    method = make_method(name, **({} if name == "supervised" else {"warmup_epochs": 1, **options}))
     batch = make_batch(method)
     torch._dynamo.reset()
     graphs = CountGraphs()

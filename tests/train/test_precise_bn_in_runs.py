@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from model import apply_precise_bn
+from pipeline.evaluation import _CenterStream
 from pipeline.plan import ClipPlan
 from pipeline.synthetic import generate_motion_dataset
 from tests.conftest import TINY_CLIPS
@@ -25,6 +26,7 @@ from train.train import main
 from train.validation import Validation
 from train.videos import prepare_videos
 
+NUM_OUTPUTS = 5  # three more than classes
 OPTIONS = {
     **TINY_CLIPS,
     "run.method": "supervised",
@@ -34,6 +36,8 @@ OPTIONS = {
     "optim.epochs": 2,
     "optim.warmup-epochs": 0,
     "eval.precise-bn-batch-size": 3,
+    "eval.average": "probabilities",
+    "model.num-classes": NUM_OUTPUTS,
 }
 ON = "--eval.precise-bn-batches=3"
 
@@ -84,13 +88,24 @@ def test_checkpoints_hold_both_sets_of_statistics(runs: tuple[Path, Path]) -> No
     assert load(runs[1] / "best.pt")["precise_bn"].keys() == precise.keys()
 
 
+def test_the_test_averages_as_asked_for_and_dead_outputs_are_in_it(
+    runs: tuple[Path, Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logits = read_predictions(runs[0]).logits["rgb"]
+    assert logits.shape == (4, NUM_OUTPUTS)
+    assert np.exp(logits).sum(axis=1) == pytest.approx(1)  # logarithms of probabilities, not logits
+    assert main(words(data, tmp_path / "run", "--model.num-classes=1")) == 2
+    assert "error: --model.num-classes 1: the videos are of 2 classes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_final_test_sees_the_statistics_of_the_checkpoint(
     runs: tuple[Path, Path], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, run = runs
     config = resolve(parse(words(data, run, ON)))
     checkpoint, videos = load(run / "last.pt"), prepare_videos(config)
-    method = new_method(config, 2)
+    method = new_method(config, NUM_OUTPUTS)
     method.load_state_dict(checkpoint["method"])
     apply_precise_bn(method.recognizer, checkpoint["precise_bn"])
     test = Validation(config, videos, "ffmpeg", StopSignal()).test({"rgb": method.recognizer})
@@ -115,7 +130,7 @@ def test_a_recognizer_sees_its_modality_and_statistics_depend_on_the_pass(
 ) -> None:
     more = ["--run.method=fixmatch", f"--method.modality={modality}", "--method.warmup-epochs=0", ON]
     config = resolve(parse(words(data, tmp_path, *more)))
-    method = new_method(config, 2)
+    method = new_method(config, NUM_OUTPUTS)
     assert method.modality == modality
     shown = validation(config, StopSignal())
     first, again, later = (shown.precise_bn(method.recognizer, method.modality, step) for step in (3, 3, 6))
@@ -134,7 +149,7 @@ def test_a_signal_stops_it_and_leaves_the_running_averages(data: Path, tmp_path:
                 yield item
 
     config = resolve(parse(words(data, tmp_path, ON)))
-    method = new_method(config, 2)
+    method = new_method(config, NUM_OUTPUTS)
     before = {name: value.clone() for name, value in method.state_dict().items()}
     with pytest.raises(Stopped):
         validation(config, AfterOne()).precise_bn(method.recognizer, "rgb", 0)
@@ -157,18 +172,16 @@ def test_statistics_of_older_weights_are_not_saved_and_checkpoints_without_any_l
 def test_a_pass_over_a_large_data_set_plans_only_what_it_shows(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.evaluation import _CenterStream
-
     planned: list[int] = []
     plans = _CenterStream._plans
 
-    def count(self: _CenterStream, rows: np.ndarray, epoch: int, place: int) -> list[ClipPlan]:
+    def note(self: _CenterStream, rows: np.ndarray, epoch: int, place: int) -> list[ClipPlan]:
         planned.append(len(rows))
         return plans(self, rows, epoch, place)
 
-    monkeypatch.setattr(_CenterStream, "_plans", count)
+    monkeypatch.setattr(_CenterStream, "_plans", note)
     config = resolve(parse(words(data, tmp_path, ON)))
-    method = new_method(config, 2)
+    method = new_method(config, NUM_OUTPUTS)
     validation(config, StopSignal()).precise_bn(method.recognizer, "rgb", 0)
     assert max(planned) <= 3  # a batch at a time
     assert sum(planned) < 3 * (3 + 20)  # those shown, and those read ahead

@@ -96,6 +96,22 @@ def test_test_evaluation_averages_logits_not_votes() -> None:
     assert predictions.accuracy(np.array([1, 0])).top1 == 0.0
 
 
+def test_test_evaluation_may_average_probabilities() -> None:
+    pixels = torch.zeros(3, 1, 1, 3, 3, dtype=torch.uint8)
+    pixels[:, 0, 0, :, 0] = torch.tensor([[255, 0, 0], [255, 0, 0], [0, 255, 0]])
+    networks: dict[Modality, nn.Module] = {"rgb": Readout()}
+    predictions = predict_test(networks, [(1, Views(pixels, None))], "probabilities")["rgb"]
+    logits = normalize(pixels)[:, 0, 0, 0]
+    torch.testing.assert_close(predictions.logits.softmax(dim=1), logits.softmax(dim=1).mean(dim=0, keepdim=True))
+    torch.testing.assert_close(predictions.logits.exp().sum(), torch.ones(()))
+
+
+def test_outputs_beyond_the_classes_are_never_right() -> None:
+    logits = torch.eye(5)[[0, 1, 4]]  # the classes are 0 and 1
+    assert accuracy(logits, torch.tensor([0, 1, 1])).top1 == pytest.approx(2 / 3)
+    assert accuracy(logits, torch.tensor([0, 1, 1])).mean_class == pytest.approx((1 + 1 / 2 + 0) / 3)
+
+
 def test_training_mode_returns_when_the_views_break_off() -> None:
     network = TinyRecognizer().train()
 
