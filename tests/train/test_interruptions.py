@@ -40,9 +40,9 @@ class Dies(BaseException):
     """The program is killed here: nothing in it handles this."""
 
 
-def words(folder: Path, run: str = "run") -> list[str]:
+def words(folder: Path, run: Path) -> list[str]:
     # An index that is there already spares the processes that would make it, seconds each.
-    options = TINY | {"data.root": folder / "data", "data.index": folder / "index", "run.dir": folder / run}
+    options = TINY | {"data.root": folder / "data", "data.index": folder / "index", "run.dir": run}
     return ["demo", *(f"--{name}={value}" for name, value in options.items())]
 
 
@@ -50,15 +50,13 @@ def words(folder: Path, run: str = "run") -> list[str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a data set and a run of two steps that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    assert main(words(folder)) == 0
+    assert main(words(folder, folder / "run")) == 0
     return folder
 
 
 @pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
+def run(tmp_path: Path) -> Path:
     """Where a run on the same data set goes."""
-    (tmp_path / "data").symlink_to(finished / "data")
-    (tmp_path / "index").symlink_to(finished / "index")
     return tmp_path / "run"
 
 
@@ -111,10 +109,10 @@ def test_a_program_that_dies_outside_the_training_is_made_up_for(
     with monkeypatch.context() as patch:
         act_at(patch, where, die, after)
         with pytest.raises(Dies):
-            main(words(run.parent))
+            main(words(finished, run))
     for name in ("last.pt.tmp", "best.pt.tmp", "index.1.tmp"):
         (run / name).write_bytes(b"half")  # as a kill leaves
-    assert main([*words(run.parent), "--run.resume"]) == 0
+    assert main([*words(finished, run), "--run.resume"]) == 0
     assert_ends_like(run, finished / "run")
 
 
@@ -132,9 +130,9 @@ def test_a_test_that_dies_while_it_is_recorded_is_recorded_once(
     with monkeypatch.context() as patch:
         patch.setattr(MetricsLog, "write", write_half)
         with pytest.raises(Dies):
-            main(words(run.parent))
+            main(words(finished, run))
     assert numbers(run)[-1]["kind"] == "skipped"
-    assert main([*words(run.parent), "--run.resume"]) == 0
+    assert main([*words(finished, run), "--run.resume"]) == 0
     assert_ends_like(run, finished / "run")
 
 
@@ -152,6 +150,7 @@ def test_a_test_that_dies_while_it_is_recorded_is_recorded_once(
     ],
 )
 def test_a_signal_is_one_line_and_an_exit_status(
+    finished: Path,
     run: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -160,7 +159,7 @@ def test_a_signal_is_one_line_and_an_exit_status(
 ) -> None:
     with monkeypatch.context() as patch:
         act_at(patch, where, lambda: os.kill(os.getpid(), signum))
-        assert main(words(run.parent)) == 128 + signum
+        assert main(words(finished, run)) == 128 + signum
     printed = capsys.readouterr().err
     assert printed.startswith(f"stopped by {signum.name}")
     assert printed.endswith("--run.resume\n")
@@ -183,14 +182,14 @@ def test_a_full_disk_is_one_line_that_names_the_file(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        assert main(words(run.parent)) == 1
+        assert main(words(finished, run)) == 1
     printed = capsys.readouterr().err
     assert printed.startswith("error: ")
     assert "No space left on device" in printed
     assert str(run / file) in printed
     assert printed.count("\n") == 1
     assert not list(run.rglob("*.tmp"))
-    assert main([*words(run.parent), "--run.resume"]) == 0
+    assert main([*words(finished, run), "--run.resume"]) == 0
     assert_ends_like(run, finished / "run")
 
 
@@ -203,12 +202,12 @@ def test_a_disk_too_full_for_records_is_one_line_and_leaves_the_checkpoint_whole
         begin(self, *args)
         os.dup2(os.open("/dev/full", os.O_WRONLY), self._file.fileno())
 
-    assert main([*words(run.parent), "--run.max-steps=1"]) == 0
+    assert main([*words(finished, run), "--run.max-steps=1"]) == 0
     before = (run / LAST).read_bytes()
     capfd.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(MetricsLog, "__init__", begin_full)
-        assert main([*words(run.parent), "--run.resume"]) == 1
+        assert main([*words(finished, run), "--run.resume"]) == 1
     gc.collect()  # a file that could not be written may say so once more when it is collected
     assert capfd.readouterr().err == f"error: [Errno 28] No space left on device: '{run / METRICS_FILE}'\n"
     assert (run / LAST).read_bytes() == before
