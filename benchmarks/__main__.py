@@ -14,6 +14,7 @@ COMMANDS = {
     "source": "clips per second of planning and slicing alone, without decoding",
     "stations": "CPU time of a clip, station by station",
     "soak": "thousands of batches with damaged files: nothing lost, nothing leaked",
+    "resume": "a run killed again and again ends with the same bits as one left alone",
     "gpu-check": "everything that only a GPU can show",
 }
 

@@ -28,7 +28,7 @@ from train.checkpoint import LAST, load, saved_world_size
 from train.cli import parse
 from train.config import resolve
 from train.distributed import ALONE, Ranks, batch_share, joined, merged_loader_state
-from train.fit import _new_loader, _new_method
+from train.fit import _new_loader, new_method
 from train.metrics import Window, read_metrics
 from train.stop import Stopped, StopSignal
 from train.train import main
@@ -86,7 +86,7 @@ def rank_worker(rank: int, folder: str, port: int) -> None:
         results["notes"] = notes
         results["first"] = ranks.first(f"from rank {rank}")
         results["window"] = window_means(ranks, [1.0, torch.nan] if rank else [3.0, 0.5])
-        dropout = _new_method(resolve(make_config(Path(folder))), 3, ranks)
+        dropout = new_method(resolve(make_config(Path(folder))), 3, ranks)
         results["weights"], results["draw"] = dropout.state_dict(), torch.rand(4)
     torch.save(results, Path(folder) / f"rank{rank}.pt")
 
@@ -351,7 +351,7 @@ def batches_of_two(folder: Path, state: dict[str, Any]) -> list[ClipLoader]:
     """The loaders of two ranks, where a checkpoint's are."""
     config = resolve(parse(words(folder)), 2)
     videos = prepare_videos(config)
-    method = _new_method(config, 2, ALONE)
+    method = new_method(config, 2, ALONE)
     loaders = [_new_loader(config, videos, method, Ranks(rank, 2)) for rank in range(2)]
     for loader in loaders:
         loader.load_state_dict(state)

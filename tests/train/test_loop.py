@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,11 +20,11 @@ from tests.train.standins import (
     run_training,
     with_run,
 )
-from train.checkpoint import LAST, load
-from train.metrics import NonFiniteLossError, read_metrics
+from train.checkpoint import BEST, LAST, load
+from train.metrics import MetricsLog, NonFiniteLossError, read_metrics
 from train.scoring import Accuracy
 from train.step import train_step
-from train.stop import Stopped, StopSignal
+from train.stop import Stopped, StopSignal, Terminated, interrupting_signals
 
 
 def _update_norm(clip_norm: float) -> tuple[float, float]:
@@ -101,17 +102,105 @@ def test_non_finite_loss_names_step_terms_and_videos_and_is_not_saved(tmp_path: 
     run_training(with_run(config, max_steps=STEPS_PER_EPOCH))
     before = (tmp_path / LAST).read_bytes()
 
-    class PoisonedLoader(TinyLoader):
-        def __next__(self) -> ClipBatch:
-            batch = super().__next__()
-            return batch._replace(labels=torch.full_like(batch.labels, POISON)) if self.step == 5 else batch
-
     with pytest.raises(NonFiniteLossError) as error:
         run_training(config, PoisonedLoader())
     message = str(error.value)
-    assert message.startswith("step 5 is not finite: supervised = nan, loss = nan;")
-    assert message.endswith("labeled videos: video40.mp4, video41.mp4, video42.mp4, video43.mp4")
+    assert message.startswith("step 4 is not finite: supervised = nan, loss = nan;")
+    assert message.endswith("labeled videos: video30.mp4, video31.mp4, video32.mp4, video33.mp4")
     assert (tmp_path / LAST).read_bytes() == before
+
+
+class PoisonedLoader(TinyLoader):
+    """The loss of its fourth batch is NaN; a signal may come while the fifth is made."""
+
+    def __init__(self, signum: int | None = None) -> None:
+        super().__init__()
+        self.signum = signum
+
+    def __next__(self) -> ClipBatch:
+        batch = super().__next__()
+        if self.step == 5 and self.signum:
+            os.kill(os.getpid(), self.signum)
+        poisoned = torch.full_like(batch.labels, POISON)
+        return batch._replace(labels=poisoned) if self.step == 4 else batch
+
+
+@pytest.mark.parametrize("signum", [None, signal.SIGTERM])
+def test_nothing_is_saved_between_a_bad_step_and_the_line_that_tells(tmp_path: Path, signum: int | None) -> None:
+    """Checkpoints each step, lines each ninth, evaluations each third: the step that follows the bad one finds it."""
+    config = with_run(make_config(tmp_path), checkpoint_every=1, log_every=9, eval_every_epochs=1)
+    with pytest.raises(NonFiniteLossError, match=r"^step 4 is not finite: supervised = nan, "):
+        run_training(config, PoisonedLoader(signum))
+    assert load(tmp_path / LAST)["step"] == 3
+    with pytest.raises(NonFiniteLossError, match=r"^step 4 is not finite: "):
+        run_training(with_run(config, checkpoint_every=None), PoisonedLoader(signum))
+    assert load(tmp_path / LAST)["step"] == 3
+    run_training(config)
+    run_training(with_run(make_config(tmp_path / "whole"), eval_every_epochs=1))
+    ours, whole = (load(path / LAST)["method"] for path in (tmp_path, tmp_path / "whole"))
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+
+
+def test_bad_weights_are_not_evaluated(tmp_path: Path) -> None:
+    def evaluate(step: int) -> Accuracy:
+        assert step < 4, "of weights that are NaN"
+        return Accuracy(0.5, 1.0, 0.5, 4)
+
+    config = with_run(make_config(tmp_path), log_every=9, eval_every_epochs=1)
+    with pytest.raises(NonFiniteLossError):
+        run_training(config, PoisonedLoader(), evaluate=evaluate)
+
+
+def test_an_infinite_gradient_of_a_finite_loss_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = TinyMethod.forward
+
+    def steep(self: TinyMethod, batch: ClipBatch, progress: torch.Tensor) -> dict[str, torch.Tensor]:
+        terms = forward(self, batch, progress)
+        if len(self.progress) == 3:
+            weight = self.network.classifier.bias[0]
+            terms["loss"] = terms["loss"] + (weight - weight.detach()).sqrt()  # 0, and its slope is infinite
+        return terms
+
+    monkeypatch.setattr(TinyMethod, "forward", steep)
+    with pytest.raises(NonFiniteLossError, match=r"^step 3 is not finite: grad_norm = inf; labeled videos: video20"):
+        run_training(with_run(make_config(tmp_path), checkpoint_every=1))
+    assert load(tmp_path / LAST)["step"] == 2
+
+
+def test_a_val_record_that_cannot_be_written_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = MetricsLog.write
+
+    def full(self: MetricsLog, record: Any) -> None:
+        if record["kind"] == "val":
+            raise OSError(28, "No space left on device")
+        write(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            run_training(make_config(tmp_path))
+    checkpoint = load(tmp_path / LAST)
+    assert (checkpoint["step"], checkpoint["evaluated_step"], checkpoint["best_top1"]) == (6, 0, -1.0)
+    run_training(make_config(tmp_path))
+    assert [record["step"] for record in read_metrics(tmp_path) if record["kind"] == "val"] == [6, 9]
+    assert load(tmp_path / BEST)["step"] == 6
+
+
+def test_an_evaluation_made_up_for_twice_is_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(step: int) -> Accuracy:
+        raise Stopped(signal.SIGTERM)
+
+    def die(path: Path, checkpoint: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Stopped):
+        run_training(make_config(tmp_path), evaluate=stop)
+    with monkeypatch.context() as patch:
+        patch.setattr("train.loop.save", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(make_config(tmp_path))
+    run_training(make_config(tmp_path))
+    assert [record["step"] for record in read_metrics(tmp_path) if record["kind"] == "val"] == [6, 9]
 
 
 @pytest.mark.parametrize(
@@ -149,4 +238,20 @@ def test_first_signal_waits_for_check_and_second_interrupt_does_not() -> None:
         assert stopped.value.exit_status == 130
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+        stop._requested = None  # or leaving would raise it once more
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_after_the_last_safe_moment_is_not_lost() -> None:
+    with pytest.raises(Stopped), StopSignal():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_where_nothing_is_to_be_saved_signals_interrupt_at_once() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with interrupting_signals():
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.errors import InputError
 from tests.train.standins import make_batch
 from train.metrics import METRICS_FILE, Meter, MetricsLog, NonFiniteLossError, Window, loss_names, read_metrics
 
@@ -43,6 +44,39 @@ def test_first_bad_step_is_named_also_behind_steps_from_a_checkpoint() -> None:
         window.means()
 
 
+@pytest.mark.parametrize(
+    ("log_every", "since"),
+    [(10, 0), (4, 4), (7, 7), (2, 6), (1, 7)],
+)
+def test_averages_go_back_to_the_last_line_also_where_log_every_has_changed(log_every: int, since: int) -> None:
+    before, resumed, whole = Window(10, NAMES), Window(log_every, NAMES), Window(log_every, NAMES)
+    for step in range(7):
+        before.add(step, _terms(float(step)), make_batch(step))
+    resumed.load_state_dict(before.state_dict(), 7)
+    for step in range(8):
+        whole.add(step, _terms(float(step)), make_batch(step))
+    resumed.add(7, _terms(7.0), make_batch(7))
+    assert resumed.means() == whole.means()
+    assert resumed.means()["loss"] == sum(range(since, 8)) / (8 - since)
+
+
+@pytest.mark.parametrize("name", ["loss", "supervised", "alignment", "mask_rate", "grad_norm"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_every_term_that_is_not_finite_is_found_and_the_origin_named_first(name: str, value: float) -> None:
+    terms = dict.fromkeys(("loss", "supervised", "alignment", "mask_rate", "grad_norm"), torch.tensor(1.0))
+    bad = {name: torch.tensor(value), "loss": torch.tensor(math.nan), "grad_norm": torch.tensor(math.nan)}
+    window = Window(10, NAMES)
+    batch = make_batch(0)._replace(unlabeled_ids=torch.tensor([7, 5]))
+    window.add(0, {**terms, **bad, name: torch.tensor(value)}, batch)
+    with pytest.raises(NonFiniteLossError) as error:
+        window.means()
+    origin = name if name not in ("loss", "grad_norm") else "loss"
+    assert str(error.value).startswith(f"step 1 is not finite: {origin} = ")
+    assert str(error.value).endswith(
+        "labeled videos: video0.mp4, video1.mp4, video2.mp4, video3.mp4; unlabeled videos: video7.mp4, video5.mp4"
+    )
+
+
 def test_gathering_reads_no_value() -> None:
     window = Window(10, NAMES)
     meta = {"loss": torch.zeros((), device="meta")}  # has no value that could be read
@@ -68,6 +102,36 @@ def test_resuming_drops_what_lies_beyond_the_checkpoint_and_a_half_written_line(
     with MetricsLog(tmp_path, 4, 4) as log:
         log.write({"kind": "train", "step": 6, "loss": 6.5})
     assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [(2, 2.0), (4, 4.0), (6, 6.5)]
+
+
+def test_resuming_drops_what_an_evaluation_or_a_test_left_that_was_cut_off(tmp_path: Path) -> None:
+    lines = [("train", 2), ("val", 2), ("skipped", 2), ("test", 2), ("train", 4), ("val", 4), ("skipped", 4)]
+    with MetricsLog(tmp_path, 0, 0) as log:
+        for kind, step in lines:
+            log.write({"kind": kind, "step": step})
+    with MetricsLog(tmp_path, 4, 2):
+        pass
+    assert [(r["kind"], r["step"]) for r in read_metrics(tmp_path)] == lines[:5]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_bytes(b'{"kind": "train", "step": 1}\n\0\0\0\n')
+    with pytest.raises(InputError, match=r"line 2 of .*metrics\.jsonl is damaged: delete it"):
+        read_metrics(tmp_path)
+
+
+def test_records_are_in_tensorboard_when_a_checkpoint_is_written(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with MetricsLog(tmp_path, 0, 0) as log:
+        log.write({"kind": "train", "step": 1, "loss": 0.5})
+        log.sync()  # from here on a kill loses nothing
+        events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+        assert [event.step for event in events.Scalars("train/loss")] == [1]
+    with MetricsLog(tmp_path, 0, 0) as log:
+        log.write({"kind": "train", "step": 1, "loss": 0.25})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 0.25)]
 
 
 def test_starting_from_scratch_leaves_nothing_of_a_run_without_a_checkpoint(tmp_path: Path) -> None:
