@@ -91,9 +91,7 @@ def export(
             files[file] = exporter.write(recognizer, torch.zeros_like(clips[:2]), metadata)
             difference = largest_difference(exporter.read(files[file]), clips, expected)
         if difference is None:
-            print(
-                f"error: {file} does not say what the network says of real clips: nothing is written", file=sys.stderr
-            )
+            print(f"error: {file} differs from the network on real clips: nothing is written", file=sys.stderr)
             return 1
         table.add_row(file, f"{len(files[file]) / 1e6:.1f}", f"{difference:.1g}")
     files[DESCRIPTION] = (json.dumps(metadata, indent=2) + "\n").encode()

@@ -21,7 +21,8 @@ from pipeline.errors import InputError
 from pipeline.index import VideoIndex
 from pipeline.record import VideoRecord
 from pipeline.scanning import scan
-from tests.conftest import TINY_CLIPS, moving_frames
+from tests.conftest import moving_frames
+from tests.train.tiny_demo import NUM_STEPS, TINY, contents, demo
 from train.config import Config, DataConfig, RunConfig, from_json
 from train.metrics import read_metrics
 from train.predictions import read_predictions
@@ -30,37 +31,6 @@ from train.train import main
 from train.videos import prepare_videos
 
 ROOT = Path(__file__).parents[2]
-TINY = {
-    "data.generate.videos-per-class": 4,
-    "data.generate.val-videos-per-class": 2,
-    "data.generate.size": 32,
-    "data.generate.num-frames": 12,
-    "data.labels-per-class": 1,
-    **TINY_CLIPS,
-    "optim.warmup-epochs": 0,
-    "method.warmup-epochs": 0,
-    "optim.epochs": 2,
-    "run.eval-every-epochs": 1,
-    "run.log-every": 2,
-}
-NUM_STEPS = 16  # 2 epochs of 16 videos, 2 a step
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the data set and the finished run of the demo."""
-    folder = tmp_path_factory.mktemp("demo")
-    assert main(demo(folder)) == 0
-    return folder
-
-
-def demo(folder: Path, *words: str) -> list[str]:
-    tiny = [f"--{name}={value}" for name, value in TINY.items()]
-    return ["demo", *tiny, "--data.root", str(folder / "data"), "--run.dir", str(folder / "run"), *words]
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_demo_trains_method_and_baseline_and_reports_both(finished: Path) -> None:
@@ -347,11 +317,8 @@ def test_too_many_bad_videos_end_the_run_with_a_list_and_a_checkpoint_that_goes_
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] > step
 
 
-def test_a_network_on_temporal_gradients_is_evaluated_on_them(finished: Path, tmp_path: Path) -> None:
-    words = ["--run.method", "fixmatch", "--method.modality", "tg", "--run.max-steps", "1", "--run.baseline", "None"]
-    words = [word for word in demo(finished, *words) if not word.startswith("--run.eval")]
-    assert main([*words, "--run.dir", str(tmp_path)]) == 0
-    assert [record["kind"] for record in read_metrics(tmp_path)] == ["train", "val", "test"]
+def test_a_network_on_temporal_gradients_is_evaluated_on_them(finished_tg: Path) -> None:
+    assert [record["kind"] for record in read_metrics(finished_tg)] == ["train", "val", "test"]
 
 
 def test_accuracies_of_a_finished_run_are_read_back(finished: Path) -> None:
