@@ -94,7 +94,9 @@ def _interpose(run_dir: Path, moment: Callable[..., None]) -> None:
         fsync(fd)
 
     def write_(self: MetricsLog, record: Any) -> None:
-        moment(lambda: os.write(self._file.fileno(), b'{"kind": "train", "st'))
+        assert self._file is not None
+        file = self._file
+        moment(lambda: os.write(file.fileno(), b'{"kind": "train", "st'))
         write(self, record)
 
     sys.addaudithook(audit)

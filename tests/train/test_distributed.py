@@ -92,13 +92,13 @@ def rank_worker(rank: int, folder: str, port: int) -> None:
 
 
 def window_means(ranks: Ranks, accuracies: list[float]) -> dict[str, float]:
-    window = Window(2, [f"{row}.mp4" for row in range(40)], ranks)
+    window = Window(3, [f"{row}.mp4" for row in range(40)], ranks)
     for step, accuracy in enumerate(accuracies):
         terms = {"loss": torch.tensor(ranks.rank + 2.0 * step), "pseudo_label_accuracy": torch.tensor(accuracy)}
         window.add(step, terms, make_batch(step))
     state = window.state_dict()
-    restored = Window(2, [], ranks)
-    restored.load_state_dict(state)
+    restored = Window(3, [], ranks)
+    restored.load_state_dict(state, step=len(accuracies))
     assert restored.means() == window.means()
     return window.means()
 

@@ -200,6 +200,7 @@ def test_a_disk_too_full_for_records_is_one_line_and_leaves_the_checkpoint_whole
 
     def begin_full(self: MetricsLog, *args: Any) -> None:
         begin(self, *args)
+        assert self._file is not None
         os.dup2(os.open("/dev/full", os.O_WRONLY), self._file.fileno())
 
     assert main([*words(finished, run), "--run.max-steps=1"]) == 0
