@@ -127,7 +127,7 @@ def what_was_trained(notes: Notes) -> list[tuple[str, str]]:
     """Videos, labels, clips, networks and schedule, a line each."""
     run, data, optim, split = notes.config.run, notes.config.data, notes.config.optim, notes.split
     steps = [record for record in notes.records if record["kind"] == "train"]
-    return [
+    rows = [
         ("method", run.method + (f", compared with {run.baseline}" if run.baseline else "")),
         ("videos", ", ".join(f"{number} {what}" for what, number in split.get("num_videos", {}).items())),
         ("classes", str(len(notes.class_names))),
@@ -140,6 +140,7 @@ def what_was_trained(notes: Notes) -> list[tuple[str, str]]:
         ("done", f"{steps[-1]['step'] if steps else 0} steps in {_duration(steps)}"),
         ("seed", str(run.seed)),
     ]
+    return [(name, value) for name, value in rows if value]
 
 
 def _labels(notes: Notes) -> str:

@@ -31,10 +31,11 @@ _STYLE = {
     "axes.titleweight": "bold",
     "grid.alpha": 0.15,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 8.5,
     "svg.hashsalt": "report",
 }
 _INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
+_LONG_LABEL = 18  # characters, of which three do not fit side by side
 _MAX_POINTS = 400  # of a line; of more the means of as many stretches are drawn
 
 
@@ -93,7 +94,8 @@ CHARTS: Mapping[str, Callable[[Axes, Runs], None]] = {
 def draw_curves(runs: Runs) -> bytes:
     """All charts side by side, as PNG."""
     with style.context(_STYLE):
-        figure = Figure(figsize=(15, 9), layout="constrained")
+        figure = Figure(figsize=(15, 9))
+        figure.subplots_adjust(0.05, 0.12, 0.99, 0.96, wspace=0.17, hspace=0.5)
         for axes, draw in zip(figure.subplots(2, 3).flat, CHARTS.values(), strict=True):
             _draw(draw, axes, runs)
         return _png(figure)
@@ -104,7 +106,8 @@ def chart_svgs(runs: Runs) -> dict[str, str]:
     found = {}
     with style.context({**_STYLE, **dict.fromkeys(_INKED, _INK)}):
         for name, draw in CHARTS.items():
-            figure = Figure(figsize=(5.2, 3.5), layout="constrained")
+            figure = Figure(figsize=(5.2, 3.6))
+            figure.subplots_adjust(0.12, 0.3, 0.98, 0.92)  # "constrained" takes four times as long
             axes = figure.subplots()
             _draw(draw, axes, runs)
             if axes.lines:
@@ -132,7 +135,9 @@ def _draw(draw: Callable[[Axes, Runs], None], axes: Axes, runs: Runs) -> None:
     draw(axes, runs)
     axes.set_xlabel("step")
     if axes.lines:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)  # in the axes it would hide lines
+        longest = max(len(str(line.get_label())) for line in axes.lines)
+        # Below the axes, since within them it would hide lines.
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3 if longest < _LONG_LABEL else 2)
 
 
 def _plot(axes: Axes, records: list[Record], name: str, label: str, **line: float | str) -> None:

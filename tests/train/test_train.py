@@ -23,6 +23,7 @@ from pipeline.record import VideoRecord
 from pipeline.scanning import scan
 from tests.conftest import moving_frames
 from tests.train.tiny_demo import NUM_STEPS, TINY, contents, demo
+from train import report
 from train.config import Config, DataConfig, RunConfig, from_json
 from train.metrics import read_metrics
 from train.predictions import read_predictions
@@ -31,6 +32,11 @@ from train.train import main
 from train.videos import prepare_videos
 
 ROOT = Path(__file__).parents[2]
+
+
+def num_explained(page: str) -> int:
+    """Clips with Grad-CAM in a report."""
+    return page.count('<span class="right">') + page.count('<span class="wrong">')
 
 
 def test_demo_trains_method_and_baseline_and_reports_both(finished: Path) -> None:
@@ -52,8 +58,28 @@ def test_demo_trains_method_and_baseline_and_reports_both(finished: Path) -> Non
     assert "python -m train demo" in summary
     for name in ("curves.png", "contact_sheet.png"):
         assert (run / "report" / name).read_bytes().startswith(b"\x89PNG")
+    page = (run / "report" / "report.html").read_text()
+    main_predictions = read_predictions(run)
+    right = main_predictions.logits["rgb"].argmax(axis=1) == main_predictions.labels
+    assert num_explained(page) == min(4, right.sum()) + min(4, (~right).sum())
+    assert page.count("data:image/jpeg") == 1 + num_explained(page)  # one is the contact sheet
+    assert not json.loads((run / "left_out_videos.json").read_text())
     environment = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_report_can_be_written_again_without_the_videos(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(finished / "run", tmp_path / "run")
+    for data, explained in ((finished / "data", True), (tmp_path / "gone", False)):
+        monkeypatch.setattr("sys.argv", ["report", str(run), "--data.root", str(data)])
+        assert report.main() == 0
+        page = (run / "report" / "report.html").read_text()
+        assert (num_explained(page) > 0) == explained
+    assert f"are not in {tmp_path / 'gone'}" in page
+    assert "data:image/jpeg" in page  # the contact sheet is of the run
+    assert capsys.readouterr().out.endswith(f"report: {run / 'report' / 'report.html'}\n")
 
 
 def test_saved_configuration_is_resolved(finished: Path) -> None:
