@@ -20,7 +20,9 @@ from pipeline.errors import InputError
 from pipeline.processes import num_cores
 from pipeline.synthetic import MOTIONS
 from train.methods import METHODS
+from train.precision import Precision, best_precision
 from train.schedule import REFERENCE_BATCH, scaled_lr
+from train.step import check_compiler
 
 
 def _require(condition: bool, message: str) -> None:
@@ -46,6 +48,12 @@ class RunConfig:
     """Go on from the run's last checkpoint; start from scratch where there is none yet."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the step before the first one, which takes minutes on a CPU; auto does so on a GPU only."""
+    precision: Literal["auto", Precision] = "auto"
+    """Number format of the networks: auto takes bf16 on a GPU, fp16 on one too old for it, fp32 on a CPU."""
+    cuda_graphs: bool = False
+    """Replay the compiled step as CUDA graphs, which spares the host launching it kernel by kernel."""
     log_every: int = 10
     """Steps between two lines of the log."""
     eval_every_epochs: int = 5
@@ -67,8 +75,18 @@ class RunConfig:
             self.max_steps is None or self.max_steps >= 1,
             f"--run.max-steps {self.max_steps} trains nothing: take 1 or more, or None for all epochs",
         )
+        _require(
+            not self.cuda_graphs or self.compile != "off",
+            "--run.cuda-graphs and --run.compile off contradict each other: only a compiled step is replayed",
+        )
         _require(self.log_every >= 1, f"--run.log-every {self.log_every}: take 1 or more")
         _require(self.eval_every_epochs >= 1, f"--run.eval-every-epochs {self.eval_every_epochs}: take 1 or more")
+
+    @property
+    def resolved_precision(self) -> Precision:
+        """Number format of the networks, once the configuration is resolved."""
+        assert self.precision != "auto", "the configuration is not resolved"
+        return self.precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,22 +266,37 @@ def with_method(config: Config, name: str) -> Config:
 
 
 def resolve(config: Config) -> Config:
-    """Settle what the configuration leaves to this machine and to rules: device, threads, learning rate.
+    """Settle what the configuration leaves to this machine and to rules: device, threads, learning rate, and the like.
 
     Raises:
-        InputError: the device asked for is not there.
+        InputError: the device asked for is not there, or cannot do what is asked for.
     """
     found: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     device = found if config.run.device == "auto" else config.run.device
     _require(device in ("cpu", found), f"--run.device {device}: torch finds no usable GPU here, take cpu or auto")
     return dataclasses.replace(
         config,
-        run=dataclasses.replace(config.run, device=device),
+        run=_resolve_step(dataclasses.replace(config.run, device=device)),
         data=dataclasses.replace(config.data, num_threads=config.data.num_threads or num_cores()),
         optim=dataclasses.replace(
             config.optim, lr=config.optim.lr or scaled_lr(config.optim.batch_labeled, config.optim.lr_batch)
         ),
     )
+
+
+def _resolve_step(run: RunConfig) -> RunConfig:
+    """Settle how a step is computed on the run's device."""
+    _require(
+        not run.cuda_graphs or run.device == "cuda",
+        "--run.cuda-graphs needs a GPU, and this run is on a CPU: leave it out",
+    )
+    compile_ = run.compile
+    if compile_ == "auto":
+        compile_ = "on" if run.device == "cuda" else "off"
+    if compile_ == "on":
+        check_compiler()
+    precision = best_precision(run.device) if run.precision == "auto" else run.precision
+    return dataclasses.replace(run, compile=compile_, precision=precision)
 
 
 def options(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

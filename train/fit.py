@@ -25,6 +25,7 @@ from train.predictions import write_predictions
 from train.schedule import Schedule
 from train.scoring import Accuracy
 from train.split_record import check_same_split, write_split
+from train.step import compile_method, new_optimizer, new_scaler
 from train.stop import StopSignal
 from train.validation import Validation, clip_spec, decoding
 from train.videos import INDEX, PARTIAL_INDEX, Videos
@@ -107,21 +108,24 @@ def _new_method(config: Config, num_classes: int) -> Method:
     """Networks with their first weights."""
     torch.manual_seed(config.run.seed)
     method = METHODS[config.run.method](num_classes, config.method, config.model.width, config.model.dropout)
-    return method.to(torch.device(config.run.device)).to(memory_format=torch.channels_last_3d)
+    method = method.to(torch.device(config.run.device)).to(memory_format=torch.channels_last_3d)
+    if config.run.compile == "on":
+        compile_method(method, cuda_graphs=config.run.cuda_graphs)
+    return method
 
 
 def _new_state(config: Config, videos: Videos, method: Method, loader: ClipLoader) -> tuple[TrainState, Schedule]:
     """An optimizer without momentum yet, and the schedule."""
     run, optim, class_names = config.run, config.optim, videos.split.class_names
     assert optim.lr is not None, "the configuration is resolved"
-    optimizer = torch.optim.SGD(
-        method.parameters(), lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, foreach=True
-    )
+    precision = run.resolved_precision
+    optimizer = new_optimizer(method, precision, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
+    scaler = new_scaler(torch.device(run.device), precision)
     schedule = Schedule(
         lr=optim.lr, epochs=optim.epochs, warmup_epochs=optim.warmup_epochs, steps_per_epoch=loader.steps_per_epoch
     )
     window = Window(run.log_every, videos.index.paths)
-    return TrainState(config, class_names, method, optimizer, loader, window), schedule
+    return TrainState(config, class_names, method, optimizer, scaler, loader, window), schedule
 
 
 def _write_provenance(config: Config, videos: Videos, command: str) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from model import normalize
 from pipeline.batch import Modality, Views
+from train.precision import Precision, autocast
 
 
 @dataclass(frozen=True)
@@ -80,29 +81,31 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
 
 
 def predict_center(
-    networks: Mapping[Modality, nn.Module], views: Iterable[tuple[Tensor, Views]]
+    networks: Mapping[Modality, nn.Module], views: Iterable[tuple[Tensor, Views]], precision: Precision = "fp32"
 ) -> dict[Modality, Predictions]:
     """Predict from one center clip per video.
 
     Args:
         networks: by the modality they see; normalised clips in, (logits, features) out.
         views: (rows, views) pairs: (B,) rows of the index and one clip of each, in the networks' modalities.
+        precision: of the networks.
 
     Returns:
         What each network says, by modality.
     """
-    with _evaluating(networks) as logits_of:
+    with _evaluating(networks, precision) as logits_of:
         return _collect([(rows, logits_of(clips)) for rows, clips in views])
 
 
 def predict_test(
-    networks: Mapping[Modality, nn.Module], views: Iterable[tuple[int, Views]]
+    networks: Mapping[Modality, nn.Module], views: Iterable[tuple[int, Views]], precision: Precision = "fp32"
 ) -> dict[Modality, Predictions]:
     """Predict from the mean of the logits over all views of a video, usually 10 clips x 3 crops.
 
     Args:
         networks: by the modality they see; normalised clips in, (logits, features) out.
         views: (row, views) pairs: a row of the index and all clips of that video, in the networks' modalities.
+        precision: of the networks.
 
     Returns:
         What each network says, by modality.
@@ -111,7 +114,7 @@ def predict_test(
     def mean_logits(clips: Views) -> dict[Modality, Tensor]:
         return {modality: logits.mean(dim=0, keepdim=True) for modality, logits in logits_of(clips).items()}
 
-    with _evaluating(networks) as logits_of:
+    with _evaluating(networks, precision) as logits_of:
         return _collect([(torch.tensor([row]), mean_logits(clips)) for row, clips in views])
 
 
@@ -121,12 +124,14 @@ def _collect(parts: list[tuple[Tensor, dict[Modality, Tensor]]]) -> dict[Modalit
 
 
 @contextmanager
-def _evaluating(networks: Mapping[Modality, nn.Module]) -> Iterator[Callable[[Views], dict[Modality, Tensor]]]:
+def _evaluating(
+    networks: Mapping[Modality, nn.Module], precision: Precision
+) -> Iterator[Callable[[Views], dict[Modality, Tensor]]]:
     """Turn dropout and batch statistics off; yields the function from views (B, T, H, W, 3) to logits (B, K)."""
     were_training = {modality: network.training for modality, network in networks.items()}
 
     def logits_of(clips: Views) -> dict[Modality, Tensor]:
-        return {modality: _logits(network, clips.of(modality)) for modality, network in networks.items()}
+        return {modality: _logits(network, clips.of(modality), precision) for modality, network in networks.items()}
 
     for network in networks.values():
         network.eval()
@@ -138,8 +143,8 @@ def _evaluating(networks: Mapping[Modality, nn.Module]) -> Iterator[Callable[[Vi
             network.train(were_training[modality])
 
 
-def _logits(network: nn.Module, pixels: Tensor) -> Tensor:
+def _logits(network: nn.Module, pixels: Tensor, precision: Precision) -> Tensor:
     device = next(network.parameters()).device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+    with autocast(device, precision):
         logits: Tensor = network(normalize(pixels.to(device)))[0]
     return logits.float()

@@ -56,7 +56,7 @@ class Validation:
         views = center_views(
             self.videos.index, rows, clip_spec(self.config), batch_size=batch_size, **self._options(networks)
         )
-        return predict_center(networks, self.stop.watch(self._enough(views)))
+        return predict_center(networks, self.stop.watch(self._enough(views)), self.config.run.resolved_precision)
 
     def test(self, networks: Mapping[Modality, nn.Module]) -> dict[Modality, Predictions]:
         """Predict from 10 clips x 3 crops of each video.
@@ -70,7 +70,7 @@ class Validation:
         """
         rows = self.videos.split.val
         views = multi_views(self.videos.index, rows, clip_spec(self.config), **self._options(networks))
-        return predict_test(networks, self.stop.watch(self._enough(views)))
+        return predict_test(networks, self.stop.watch(self._enough(views)), self.config.run.resolved_precision)
 
     def _options(self, networks: Mapping[Modality, nn.Module]) -> dict[str, Any]:
         return {**decoding(self.config), "decoder": self.decoder, "tg": "tg" in networks, "skipped": self.skipped}

@@ -440,33 +440,3 @@ def test_the_recognizer_needs_rgb_alone() -> None:
 def test_impossible_options_are_refused(config: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(config, **options)
-
-
-# --- compilation ---
-
-
-class CountGraphs:
-    """A torch.compile backend that runs what it is given and counts how often it is asked."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
-        self.count += 1
-        return graph.forward
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_step_is_one_graph_whatever_the_progress(name: str) -> None:
-    """fullgraph refuses whatever reads a value on the host: .item(), a branch on a tensor, an index by mask."""
-    method = make_method(name, **({} if name == "supervised" else {"warmup_epochs": 1}))
-    batch = make_batch(method)
-    torch._dynamo.reset()
-    graphs = CountGraphs()
-    step = torch.compile(method, backend=graphs, fullgraph=True)
-    for progress in (EPOCH_0, EPOCH_1, torch.tensor(7.0)):
-        outputs = step(batch, progress)
-        torch.testing.assert_close(outputs, method(batch, progress), equal_nan=True)
-    outputs["loss"].backward()
-    assert graphs.count == 1
-    assert all(parameter.grad is not None for parameter in method.parameters())

@@ -24,7 +24,7 @@ from train.losses import (
     masked_cross_entropy,
     pseudo_labels,
 )
-from train.methods.base import Method, check_pseudo_label_options, pseudo_label_metrics, started
+from train.methods.base import Method, check_pseudo_label_options, first_rows, pseudo_label_metrics, started
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ class TemporalGradient(Method):
             "pseudo_label_rgb": gate * masked_cross_entropy(rgb_strong, labels, mask),
             "pseudo_label_tg": gate * masked_cross_entropy(tg_strong, labels, mask),
             "alignment": alignment_loss(
-                [rgb.features[block][:registered] for block in config.alignment_blocks],
-                [tg.features[block][:registered] for block in config.alignment_blocks],
+                [first_rows(rgb.features[block], registered) for block in config.alignment_blocks],
+                [first_rows(tg.features[block], registered) for block in config.alignment_blocks],
                 config.alignment_kind,
                 config.stop_gradient,
             ),
