@@ -13,6 +13,7 @@ COMMANDS = {
     "peers": "our loader beside the best others, on the same files",
     "source": "clips per second of planning and slicing alone, without decoding",
     "stations": "CPU time of a clip, station by station",
+    "step": "the training step, compiled and not",
     "soak": "thousands of batches with damaged files: nothing lost, nothing leaked",
     "resume": "a run killed again and again ends with the same bits as one left alone",
     "gpu-check": "everything that only a GPU can show",

@@ -32,8 +32,12 @@ _COLORS = {PASS: "green", FAIL: "bold red", SKIP: "yellow", INFO: "cyan"}
 _LEAST_S = 5.0  # less than that is no time to start a check in
 
 SWITCHES = {
-    "--run.device cuda": "training in bfloat16 autocast; auto takes it where there is a GPU",
+    "--run.device cuda": "training on the GPU; auto takes it where there is one",
     "torchrun --nproc-per-node=N": "a process on each GPU; NCCL in place of gloo, also under synchronised BatchNorm",
+    "--run.compile on": "one compiled graph for a step; auto takes it on a GPU, a CPU can do it too",
+    "--run.precision bf16|fp16": "autocast, with loss scaling in fp16; auto takes bf16 on a GPU that has it, else fp16",
+    "--run.cuda-graphs": "the compiled step is replayed as CUDA graphs",
+    "fused SGD": "one kernel updates all weights; on a CPU in fp16 only",
     "--data.decoder dali": "NVDEC decodes; auto takes it where it can decode every video",
     "--data.num-threads N": "with NVDEC: sessions that decode at once; see the check of threads",
 }

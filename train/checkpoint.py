@@ -77,6 +77,7 @@ class TrainState:
         class_names: K names, in the order of the classifier's outputs.
         method: networks and losses.
         optimizer: over all of the method's parameters.
+        scaler: of the loss; does nothing except in float16.
         loader: source of batches.
         window: terms since the last log line.
         step: optimizer steps done.
@@ -90,6 +91,7 @@ class TrainState:
     class_names: tuple[str, ...]
     method: Method
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     loader: ClipSource
     window: Window
     step: int = 0
@@ -119,6 +121,7 @@ class TrainState:
             "method": self.method.state_dict(),
             "precise_bn": self.precise_bn if self.evaluated_step == self.step else {},
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "loader": merged_loader_state(self.ranks.gather(self.loader.state_dict())),
             "rng": rng,
             **({"rng_of_others": rng_of_others} if rng_of_others else {}),
@@ -138,6 +141,8 @@ class TrainState:
         self.loader.load_state_dict(checkpoint["loader"])  # first, as it may refuse
         self.method.load_state_dict(checkpoint["method"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if self.scaler.is_enabled():  # a scaler that does nothing has no state
+            self.scaler.load_state_dict(checkpoint["scaler"])
         self.window.load_state_dict(checkpoint["window"], checkpoint["step"])
         self.step, self.evaluated_step = checkpoint["step"], checkpoint["evaluated_step"]
         self.best_top1 = checkpoint["best_top1"]

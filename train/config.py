@@ -21,8 +21,10 @@ from pipeline.errors import InputError
 from pipeline.processes import num_cores
 from pipeline.synthetic import MOTIONS
 from train.methods import METHODS
+from train.precision import Precision, best_precision
 from train.schedule import REFERENCE_BATCH, scaled_lr
 from train.scoring import ViewAverage
+from train.step import check_compiler
 
 
 def _require(condition: bool, message: str) -> None:
@@ -50,6 +52,12 @@ class RunConfig:
     """Where to train; auto takes a GPU if there is one."""
     world_size: int | None = None
     """GPUs whose clips make up a step, however many train; None takes those there are, or were when the run began."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the step before the first one, which takes minutes on a CPU; auto does so on a GPU only."""
+    precision: Literal["auto", Precision] = "auto"
+    """Number format of the networks: auto takes bf16 on a GPU, fp16 on one too old for it, fp32 on a CPU."""
+    cuda_graphs: bool = False
+    """Replay the compiled step as CUDA graphs, which spares the host launching it kernel by kernel."""
     log_every: int = 10
     """Steps between two lines of the log."""
     eval_every_epochs: int = 5
@@ -77,12 +85,22 @@ class RunConfig:
             self.world_size is None or self.world_size >= 1,
             f"--run.world-size {self.world_size}: take 1 or more, or None for as many as there are",
         )
+        _require(
+            not self.cuda_graphs or self.compile != "off",
+            "--run.cuda-graphs and --run.compile off contradict each other: only a compiled step is replayed",
+        )
         _require(self.log_every >= 1, f"--run.log-every {self.log_every}: take 1 or more")
         _require(self.eval_every_epochs >= 1, f"--run.eval-every-epochs {self.eval_every_epochs}: take 1 or more")
         _require(
             self.checkpoint_every is None or self.checkpoint_every >= 1,
             f"--run.checkpoint-every {self.checkpoint_every}: take 1 or more, or None for evaluations only",
         )
+
+    @property
+    def resolved_precision(self) -> Precision:
+        """Number format of the networks, once the configuration is resolved."""
+        assert self.precision != "auto", "the configuration is not resolved"
+        return self.precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,10 +377,25 @@ def resolve(config: Config, world_size: int = 1, local_world_size: int = 1) -> C
     lr = config.optim.lr or scaled_lr(config.optim.batch_labeled * world_size, config.optim.lr_batch)
     return dataclasses.replace(
         config,
-        run=dataclasses.replace(config.run, device=find_device(config), world_size=world_size),
+        run=_resolve_step(dataclasses.replace(config.run, device=find_device(config), world_size=world_size)),
         data=dataclasses.replace(config.data, num_threads=num_threads),
         optim=dataclasses.replace(config.optim, lr=lr),
     )
+
+
+def _resolve_step(run: RunConfig) -> RunConfig:
+    """Settle how a step is computed on the run's device."""
+    _require(
+        not run.cuda_graphs or run.device == "cuda",
+        "--run.cuda-graphs needs a GPU, and this run is on a CPU: leave it out",
+    )
+    compile_ = run.compile
+    if compile_ == "auto":
+        compile_ = "on" if run.device == "cuda" else "off"
+    if compile_ == "on":
+        check_compiler()
+    precision = best_precision(run.device) if run.precision == "auto" else run.precision
+    return dataclasses.replace(run, compile=compile_, precision=precision)
 
 
 def options(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

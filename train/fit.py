@@ -29,6 +29,7 @@ from train.predictions import write_predictions
 from train.schedule import Schedule
 from train.scoring import Accuracy
 from train.split_record import check_same_split, write_split
+from train.step import compile_method, new_optimizer, new_scaler
 from train.stop import StopSignal
 from train.validation import Validation, clip_spec, decoding
 from train.videos import INDEX, PARTIAL_INDEX, Videos
@@ -118,7 +119,10 @@ def new_method(config: Config, num_outputs: int, ranks: Ranks = ALONE) -> Method
     if ranks.world_size > 1:
         synchronize_batch_norm(method)
         torch.manual_seed(config.run.seed + (ranks.rank << 32))
-    return method.to(torch.device(ranks.device(config.run.device))).to(memory_format=torch.channels_last_3d)
+    method = method.to(torch.device(ranks.device(config.run.device))).to(memory_format=torch.channels_last_3d)
+    if config.run.compile == "on":
+        compile_method(method, cuda_graphs=config.run.cuda_graphs)
+    return method
 
 
 def _new_loader(config: Config, videos: Videos, method: Method, ranks: Ranks) -> ClipLoader:
@@ -145,14 +149,14 @@ def _new_state(
     """An optimizer without momentum yet, and the schedule."""
     run, optim, class_names = config.run, config.optim, videos.split.class_names
     assert optim.lr is not None, "the configuration is resolved"
-    optimizer = torch.optim.SGD(
-        method.parameters(), lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, foreach=True
-    )
+    precision = run.resolved_precision
+    optimizer = new_optimizer(method, precision, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
+    scaler = new_scaler(torch.device(run.device), precision)
     schedule = Schedule(
         lr=optim.lr, epochs=optim.epochs, warmup_epochs=optim.warmup_epochs, steps_per_epoch=loader.steps_per_epoch
     )
     window = Window(run.log_every, videos.index.paths, ranks)
-    return TrainState(config, class_names, method, optimizer, loader, window, ranks=ranks), schedule
+    return TrainState(config, class_names, method, optimizer, scaler, loader, window, ranks=ranks), schedule
 
 
 def _write_provenance(config: Config, videos: Videos, command: str) -> None:

@@ -82,7 +82,16 @@ def train(
         lr = schedule.lr_at(state.step)
         progress.fill_(schedule.epoch(state.step))
         with reaching_others():
-            terms = train_step(module, optimizer, batch, progress, lr=lr, clip_norm=config.optim.clip_norm)
+            terms = train_step(
+                module,
+                optimizer,
+                state.scaler,
+                batch,
+                progress,
+                lr=lr,
+                clip_norm=config.optim.clip_norm,
+                precision=config.run.resolved_precision,
+            )
         state.window.add(state.step, terms, batch)
         meter.step(waited, batch)
         state.step += 1

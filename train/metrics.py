@@ -31,11 +31,13 @@ from train.hardware import HardwareMonitor
 METRICS_FILE = "metrics.jsonl"
 _BOARD = "tensorboard"
 _NOT_LOSSES = frozenset(
-    {"kind", "step", "epoch", "lr", "mask_rate", "pseudo_label_accuracy", "grad_norm"}
+    {"kind", "step", "epoch", "lr", "mask_rate", "pseudo_label_accuracy", "grad_norm", "loss_scale"}
     | {"clips_per_s", "step_ms", "data_wait_ms", "num_quarantined", *HARDWARE}
 )
 _DERIVED = ("loss", "grad_norm")  # made of the other terms: not the origin where one of those is bad too
-_MAY_BE_NAN = frozenset({"pseudo_label_accuracy"})  # NaN where no pseudo-label was kept
+# NaN where no pseudo-label was kept; where a scaled loss made the gradients overflow, and the step was skipped.
+_MAY_BE_NAN = frozenset({"pseudo_label_accuracy"})
+_MAY_BE_NAN_SCALED = _MAY_BE_NAN | {"grad_norm"}
 
 Record = dict[str, float | int | str | None]
 """A line of the metrics: "kind" is train, val or test, "step" the steps done, the rest are numbers; None for NaN.
@@ -115,7 +117,8 @@ class Window:
         if not self._rows:
             return self._restored
         rows = torch.stack(self._rows).cpu()
-        bad = ~rows.isfinite() & torch.tensor([name not in _MAY_BE_NAN for name in self._names])
+        may_be_nan = _MAY_BE_NAN_SCALED if "loss_scale" in self._names else _MAY_BE_NAN
+        bad = ~rows.isfinite() & ~(rows.isnan() & torch.tensor([name in may_be_nan for name in self._names]))
         if bad.any():
             first = int(bad.any(dim=1).nonzero()[0])
             raise NonFiniteLossError(self._describe(first, rows[first], bad[first]))

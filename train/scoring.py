@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from model import normalize
 from pipeline.batch import Modality, Views
+from train.precision import Precision, autocast
 
 ViewAverage = Literal["logits", "probabilities"]
 
@@ -120,23 +121,27 @@ def confusion_matrix(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray, n
 
 
 def predict_center(
-    networks: Mapping[Modality, nn.Module], views: Iterable[tuple[Tensor, Views]]
+    networks: Mapping[Modality, nn.Module], views: Iterable[tuple[Tensor, Views]], precision: Precision = "fp32"
 ) -> dict[Modality, Predictions]:
     """Predict from one center clip per video.
 
     Args:
         networks: by the modality they see; normalised clips in, (logits, features) out.
         views: (rows, views) pairs: (B,) rows of the index and one clip of each, in the networks' modalities.
+        precision: of the networks.
 
     Returns:
         What each network says, by modality.
     """
-    with _evaluating(networks) as logits_of:
+    with _evaluating(networks, precision) as logits_of:
         return _collect([(rows, logits_of(clips)) for rows, clips in views])
 
 
 def predict_test(
-    networks: Mapping[Modality, nn.Module], views: Iterable[tuple[int, Views]], average: ViewAverage = "logits"
+    networks: Mapping[Modality, nn.Module],
+    views: Iterable[tuple[int, Views]],
+    average: ViewAverage = "logits",
+    precision: Precision = "fp32",
 ) -> dict[Modality, Predictions]:
     """Predict from the mean over all views of a video, usually 10 clips x 3 crops.
 
@@ -144,6 +149,7 @@ def predict_test(
         networks: by the modality they see; normalised clips in, (logits, features) out.
         views: (row, views) pairs: a row of the index and all clips of that video, in the networks' modalities.
         average: of what the mean is taken; the paper's code takes logits.
+        precision: of the networks.
 
     Returns:
         What each network says, by modality.
@@ -152,7 +158,7 @@ def predict_test(
     def mean_logits(clips: Views) -> dict[Modality, Tensor]:
         return {modality: _mean_over_views(logits, average) for modality, logits in logits_of(clips).items()}
 
-    with _evaluating(networks) as logits_of:
+    with _evaluating(networks, precision) as logits_of:
         return _collect([(torch.tensor([row]), mean_logits(clips)) for row, clips in views])
 
 
@@ -171,12 +177,14 @@ def _collect(parts: list[tuple[Tensor, dict[Modality, Tensor]]]) -> dict[Modalit
 
 
 @contextmanager
-def _evaluating(networks: Mapping[Modality, nn.Module]) -> Iterator[Callable[[Views], dict[Modality, Tensor]]]:
+def _evaluating(
+    networks: Mapping[Modality, nn.Module], precision: Precision
+) -> Iterator[Callable[[Views], dict[Modality, Tensor]]]:
     """Turn dropout and batch statistics off; yields the function from views (B, T, H, W, 3) to logits (B, K)."""
     were_training = {modality: network.training for modality, network in networks.items()}
 
     def logits_of(clips: Views) -> dict[Modality, Tensor]:
-        return {modality: _logits(network, clips.of(modality)) for modality, network in networks.items()}
+        return {modality: _logits(network, clips.of(modality), precision) for modality, network in networks.items()}
 
     for network in networks.values():
         network.eval()
@@ -188,13 +196,8 @@ def _evaluating(networks: Mapping[Modality, nn.Module]) -> Iterator[Callable[[Vi
             network.train(were_training[modality])
 
 
-def _logits(network: nn.Module, pixels: Tensor) -> Tensor:
+def _logits(network: nn.Module, pixels: Tensor, precision: Precision) -> Tensor:
     device = next(network.parameters()).device
-    with evaluation_precision(device):
+    with autocast(device, precision):
         logits: Tensor = network(normalize(pixels.to(device)))[0]
     return logits.float()
-
-
-def evaluation_precision(device: torch.device) -> torch.autocast:
-    """Context in which networks are evaluated: bfloat16 on a GPU, float32 on a CPU."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

@@ -22,7 +22,8 @@ from pipeline.plan import ClipSpec
 from pipeline.quarantine import num_tolerated
 from train.config import Config
 from train.distributed import ALONE, Ranks
-from train.scoring import Predictions, evaluation_precision, merge_predictions, predict_center, predict_test
+from train.precision import autocast
+from train.scoring import Predictions, merge_predictions, predict_center, predict_test
 from train.stop import StopSignal
 from train.videos import Videos
 
@@ -66,7 +67,8 @@ class Validation:
         views = center_views(
             self.videos.index, rows, clip_spec(self.config), batch_size=batch_size, **self._options(networks)
         )
-        return self._shared(lambda: predict_center(networks, self.stop.watch(self._enough(views))))
+        precision = self.config.run.resolved_precision
+        return self._shared(lambda: predict_center(networks, self.stop.watch(self._enough(views)), precision))
 
     def test(self, networks: Mapping[Modality, nn.Module]) -> dict[Modality, Predictions]:
         """Predict from 10 clips x 3 crops of each video.
@@ -80,8 +82,8 @@ class Validation:
         """
         rows = self.videos.split.val
         views = multi_views(self.videos.index, rows, clip_spec(self.config), **self._options(networks))
-        average = self.config.eval.average
-        return self._shared(lambda: predict_test(networks, self.stop.watch(self._enough(views)), average))
+        average, precision = self.config.eval.average, self.config.run.resolved_precision
+        return self._shared(lambda: predict_test(networks, self.stop.watch(self._enough(views)), average, precision))
 
     def precise_bn(self, network: nn.Module, modality: Modality, pass_number: int) -> dict[str, Tensor]:
         """Compute a network's BatchNorm statistics anew on center clips of the unlabeled videos.
@@ -117,7 +119,7 @@ class Validation:
         )
         device = next(network.parameters()).device
         # Closed by hand: the traceback of whatever ends this early would keep the threads that read ahead.
-        with closing(views), evaluation_precision(device):
+        with closing(views), autocast(device, config.run.resolved_precision):
             clips = (normalize(part.of(modality).to(device)) for _, part in self._in_step(views))
             return precise_bn_statistics(network, clips, num_batches)
 

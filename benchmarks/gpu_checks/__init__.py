@@ -4,13 +4,14 @@ To add a check, write a generator of findings over a :class:`benchmarks.gpu_chec
 must run on a CPU too, as far as there is anything to run, so that the tests reach it.
 """
 
-from benchmarks.gpu_checks import decoding, ranks, running, views
+from benchmarks.gpu_checks import decoding, ranks, running, steps, views
 from benchmarks.gpu_checks.bench import Check
 
 # In the order of how much depends on them, should the time run out.
 CHECKS: dict[str, Check] = {
     "build": Check(decoding.check_build, limit_s=60),
     "slices": Check(decoding.check_slices, limit_s=60),
+    "steps": Check(steps.check_steps, limit_s=150),
     "faults": Check(running.check_faults, limit_s=90),
     "operations": Check(views.check_operations, limit_s=40),
     "pixels": Check(decoding.check_pixels, limit_s=40),

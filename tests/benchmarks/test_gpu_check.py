@@ -12,12 +12,13 @@ import torch
 
 import pipeline.strong
 from benchmarks import gpu_check
-from benchmarks.gpu_checks import CHECKS, decoding, ranks, running, views
+from benchmarks.gpu_checks import CHECKS, decoding, ranks, running, steps, views
 from benchmarks.gpu_checks.bench import FAIL, INFO, PASS, SKIP, VARIANTS, Bench, Check, Finding, decode, make_bench
 from pipeline.errors import InputError
 from pipeline.graph import ClipGraph
 from pipeline.plan import ClipSpec
 from pipeline.record import VideoRecord
+from train.methods import METHODS
 
 SPEC = ClipSpec(clip_len=4, frame_stride=2, size=32, eval_size=40)
 # Another name for the CPU: it is told from the CPU that the device is compared with.
@@ -141,6 +142,18 @@ def test_faults_pass_and_a_video_left_out_unjustly_fails(mjpeg_alone: Bench, mon
     (finding,) = running.check_faults(mjpeg_alone)
     assert finding.verdict == FAIL
     assert "left out: ['03.avi', '10.avi']" in finding.note
+
+
+def test_steps_pass_in_every_form_of_the_cpu_and_one_that_computes_something_else_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "BACKEND", "aot_eager")
+    monkeypatch.setattr(steps, "METHODS", {"supervised": METHODS["supervised"]})
+    expected = {"waiting": SKIP, "bf16": PASS, "fp16": PASS, "compiled": PASS, "compiled, bf16, CUDA graphs": SKIP}
+    expected = {f"supervised: {form}": verdict for form, verdict in expected.items()}
+    assert verdicts(steps.check_steps(bench)) == expected
+    monkeypatch.setattr(steps, "SAME", {"fp32": 1e-3, "bf16": 0.0, "fp16": 2e-2})
+    assert verdicts(steps.check_steps(bench)) == expected | {"supervised: bf16": FAIL}
 
 
 def test_threads_are_swept(mjpeg_alone: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from train.methods import METHODS, Method
 from train.metrics import MetricsLog, Window
 from train.schedule import Schedule
 from train.scoring import Accuracy
+from train.step import new_optimizer, new_scaler
 from train.stop import StopSignal
 
 torch.set_num_threads(1)
@@ -103,7 +104,13 @@ def make_config(run_dir: Path, *, max_steps: int | None = None, seed: int = 0) -
     """Three epochs of supervised training, evaluated after each second."""
     return Config(
         run=RunConfig(
-            dir=run_dir, method="supervised", max_steps=max_steps, seed=seed, log_every=LOG_EVERY, eval_every_epochs=2
+            dir=run_dir,
+            method="supervised",
+            max_steps=max_steps,
+            seed=seed,
+            precision="fp32",
+            log_every=LOG_EVERY,
+            eval_every_epochs=2,
         ),
         model=ModelConfig(width=8),
         optim=OptimConfig(lr=0.1, epochs=3, warmup_epochs=1, batch_labeled=4, batch_unlabeled=4),
@@ -115,9 +122,11 @@ def make_state(config: Config, loader: TinyLoader | None = None) -> TrainState:
     """A training before its first step."""
     torch.manual_seed(config.run.seed)
     method = TinyMethod()
-    optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, foreach=True)
+    precision = config.run.resolved_precision
+    optimizer = new_optimizer(method, precision, lr=0.1, momentum=0.9, weight_decay=1e-4)
+    scaler = new_scaler(torch.device("cpu"), precision)
     window = Window(config.run.log_every, [f"video{row}.mp4" for row in range(200)])
-    return TrainState(config, CLASS_NAMES, method, optimizer, loader or TinyLoader(), window)
+    return TrainState(config, CLASS_NAMES, method, optimizer, scaler, loader or TinyLoader(), window)
 
 
 def run_training(

@@ -70,6 +70,7 @@ def test_unknown_saved_option_is_named() -> None:
         (RunConfig, {"log_every": 0}, r"--run\.log-every 0: take 1"),
         (RunConfig, {"eval_every_epochs": 0}, r"--run\.eval-every-epochs 0: take 1"),
         (RunConfig, {"checkpoint_every": 0}, r"--run\.checkpoint-every 0: take 1"),
+        (RunConfig, {"cuda_graphs": True, "compile": "off"}, r"--run\.cuda-graphs and --run\.compile off contradict"),
         (RunConfig, {"method": "magic"}, r"--run\.method magic is unknown: choose one of supervised, fixmatch"),
         (RunConfig, {"baseline": "magic"}, r"--run\.baseline magic is unknown: choose one of supervised"),
         (RunConfig, {"method": "fixmatch", "baseline": "fixmatch"}, r"--run\.baseline fixmatch is the method itself"),
@@ -182,6 +183,25 @@ def test_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert resolve(folder()).run.device == "cpu"
     with pytest.raises(InputError, match=r"--run\.device cuda: torch finds no usable GPU"):
         resolve(replace(folder(), run=RunConfig(device="cuda")))
+
+
+def test_how_a_step_is_computed_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolved(**values: Any) -> tuple[str, str, bool]:
+        run = resolve(Config(run=RunConfig(**values))).run
+        return run.compile, run.precision, run.cuda_graphs
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert resolved() == ("off", "fp32", False)
+    assert resolved(compile="on", precision="fp16") == ("on", "fp16", False)
+    with pytest.raises(InputError, match=r"--run\.cuda-graphs needs a GPU"):
+        resolve(Config(run=RunConfig(cuda_graphs=True)))
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for has_bf16, precision in ((True, "bf16"), (False, "fp16")):
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, has=has_bf16: has)
+        assert resolved(cuda_graphs=True) == ("on", precision, True)
+    assert resolved(compile="off", precision="fp32") == ("off", "fp32", False)
+    assert resolved(device="cpu") == ("off", "fp32", False)
 
 
 def test_options_are_listed_with_their_groups() -> None:

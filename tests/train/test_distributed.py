@@ -311,9 +311,9 @@ def test_one_rank_goes_on_with_the_clips_of_two_and_two_end_what_one_went_on_wit
     step = load(run / LAST)["step"]
     seen: list[list[int]] = []
 
-    def see(module: Any, optimizer: Any, batch: ClipBatch, *rest: Any, **options: Any) -> Any:
+    def see(module: Any, optimizer: Any, scaler: Any, batch: ClipBatch, *rest: Any, **options: Any) -> Any:
         seen.append(batch.labeled_ids.tolist())
-        return train_step(module, optimizer, batch, *rest, **options)
+        return train_step(module, optimizer, scaler, batch, *rest, **options)
 
     from train.step import train_step
 

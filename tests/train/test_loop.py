@@ -23,7 +23,7 @@ from tests.train.standins import (
 from train.checkpoint import BEST, LAST, load
 from train.metrics import MetricsLog, NonFiniteLossError, read_metrics
 from train.scoring import Accuracy
-from train.step import train_step
+from train.step import new_optimizer, new_scaler, train_step
 from train.stop import Stopped, StopSignal, Terminated, interrupting_signals
 
 
@@ -31,8 +31,11 @@ def _update_norm(clip_norm: float) -> tuple[float, float]:
     torch.manual_seed(0)
     method = TinyMethod()
     before = [parameter.detach().clone() for parameter in method.parameters()]
-    optimizer = torch.optim.SGD(method.parameters(), lr=123.0)
-    terms = train_step(method, optimizer, make_batch(0), torch.zeros(()), lr=1.0, clip_norm=clip_norm)
+    optimizer = new_optimizer(method, "fp32", lr=123.0, momentum=0.0, weight_decay=0.0)
+    scaler = new_scaler(torch.device("cpu"), "fp32")
+    terms = train_step(
+        method, optimizer, scaler, make_batch(0), torch.zeros(()), lr=1.0, clip_norm=clip_norm, precision="fp32"
+    )
     moved = [old - new.detach() for old, new in zip(before, method.parameters(), strict=True)]
     return torch.stack([difference.norm() for difference in moved]).norm().item(), terms["grad_norm"].item()
 

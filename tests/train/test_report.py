@@ -159,7 +159,7 @@ def test_folder_that_is_no_run_and_damaged_notes_are_one_line(run: Path, tmp_pat
 def test_tensorboard_gets_the_pictures_once_and_keeps_the_curves(run: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with MetricsLog(run, 2) as log:
+    with MetricsLog(run, 2, 2) as log:
         log.describe(2, {"command": "train <it>"})
         log.write({"kind": "val", "step": 2, "top1": 0.5})
     for _ in range(2):

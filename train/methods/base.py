@@ -137,6 +137,14 @@ def started(progress: Tensor, warmup_epochs: int) -> Tensor:
     return (progress >= warmup_epochs).float()
 
 
+def first_rows(volume: Tensor, num_rows: int) -> Tensor:
+    """(B, C, T, H, W) -> its first rows, (num_rows, C, T, H, W), whose gradient has its channels last like the volume.
+
+    That of a plain slice has them second, and so has all that is added to it on the way back.
+    """
+    return volume.movedim(1, -1)[:num_rows].movedim(-1, 1)
+
+
 def pseudo_label_metrics(labels: Tensor, mask: Tensor, true_labels: Tensor | None) -> dict[str, Tensor]:
     """Measure pseudo-labels.
 

@@ -24,7 +24,7 @@ from train.losses import (
     masked_cross_entropy,
     pseudo_labels,
 )
-from train.methods.base import WeakStrongConfig, WeakStrongMethod, pseudo_label_metrics, started
+from train.methods.base import WeakStrongConfig, WeakStrongMethod, first_rows, pseudo_label_metrics, started
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class TemporalGradient(WeakStrongMethod):
             "pseudo_label_rgb": gate * masked_cross_entropy(rgb_strong, labels[0], mask[0]),
             "pseudo_label_tg": gate * masked_cross_entropy(tg_strong, labels[1], mask[1]),
             "alignment": alignment_loss(
-                [rgb.features[block][:registered] for block in config.alignment_blocks],
-                [tg.features[block][:registered] for block in config.alignment_blocks],
+                [first_rows(rgb.features[block], registered) for block in config.alignment_blocks],
+                [first_rows(tg.features[block], registered) for block in config.alignment_blocks],
                 config.alignment_kind,
                 config.stop_gradient,
                 config.alignment_reduce,
