@@ -7,6 +7,7 @@ again continues to the bit.  Where the videos come from is left to :mod:`train.v
 import json
 from contextlib import ExitStack
 from dataclasses import asdict, fields
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -118,7 +119,8 @@ def new_method(config: Config, num_outputs: int, ranks: Ranks = ALONE) -> Method
     method = METHODS[config.run.method](num_outputs, config.method, config.model.width, config.model.dropout)
     if ranks.world_size > 1:
         synchronize_batch_norm(method)
-        torch.manual_seed(config.run.seed + (ranks.rank << 32))
+        # Hashed, since the generator of CPUs takes 32 bits of a seed and other runs have the seeds beside this one's.
+        torch.manual_seed(int.from_bytes(blake2b(f"{config.run.seed}/{ranks.rank}".encode(), digest_size=4).digest()))
     method = method.to(torch.device(ranks.device(config.run.device))).to(memory_format=torch.channels_last_3d)
     if config.run.compile == "on":
         compile_method(method, cuda_graphs=config.run.cuda_graphs)

@@ -112,7 +112,8 @@ def losses_and_gradients(
     if ranks.world_size > 1:
         synchronize_batch_norm(method)
     method.to(ranks.device(device)).to(memory_format=torch.channels_last_3d)
-    terms = ranks.data_parallel(method)(_moved(batch, ranks.device(device)), torch.zeros((), device=device))
+    module = ranks.data_parallel(method)  # held until the gradients are there: DDP that is gone averages none
+    terms = module(_moved(batch, ranks.device(device)), torch.zeros((), device=device))
     terms["loss"].backward()
     gradients = {
         name: parameter.grad if parameter.grad is not None else torch.full_like(parameter, torch.nan)

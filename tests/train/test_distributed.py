@@ -320,7 +320,8 @@ def test_one_rank_goes_on_with_the_clips_of_two_and_two_end_what_one_went_on_wit
     monkeypatch.setattr("train.loop.train_step", see)
     expected = batches_of_two(folder, load(run / LAST)["loader"])
     assert main(words(folder, "--run.resume", f"--run.max-steps={step + 2}")) == 0
-    assert seen == [[*next(expected[0]).labeled_ids.tolist(), *next(expected[1]).labeled_ids.tolist()] for _ in "12"]
+    whole = [torch.cat([next(loader).labeled_ids for loader in expected]).tolist() for _ in range(2)]
+    assert seen == whole
     assert saved_world_size(run / LAST) == 2
 
     # Two again, of which the second loses a video that is its next one.
