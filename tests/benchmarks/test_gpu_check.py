@@ -17,6 +17,7 @@ from pipeline.errors import InputError
 from pipeline.graph import ClipGraph
 from pipeline.plan import ClipSpec
 from pipeline.record import VideoRecord
+from train.hardware import HardwareMonitor
 
 SPEC = ClipSpec(clip_len=4, frame_stride=2, size=32, eval_size=40)
 # Another name for the CPU: it is told from the CPU that the device is compared with.
@@ -143,7 +144,7 @@ def test_numbers_of_the_machine_are_told_and_missing_ones_fail(bench: Bench, mon
     on_gpu = dict.fromkeys(("gpu_pct", "nvdec_pct", "gpu_memory_gib", "gpu_power_w"), SKIP)
     assert verdicts(hardware.check_hardware(bench)) == {**on_gpu, "cpu_pct": PASS, "memory_gib": PASS}
     sample = {"gpu_pct": 0.0, "nvdec_pct": 0.0, "gpu_memory_gib": 1.0, "gpu_power_w": 90.0, "cpu_pct": 50.0}
-    monkeypatch.setattr(hardware.HardwareMonitor, "sample", lambda self: sample)
+    monkeypatch.setattr(HardwareMonitor, "sample", lambda self: sample)
     found = verdicts(hardware.check_hardware(bench))
     assert [name for name, verdict in found.items() if verdict == FAIL] == ["gpu_pct", "memory_gib"]
 

@@ -29,7 +29,7 @@ class CornerReader(nn.Module):
 
 
 def clips() -> Tensor:
-    """Three clips of two frames, the n-th bright in the n-th corner, in its second frame most, and dim in the others."""
+    """Three clips of two frames, the n-th bright in the n-th corner, in its second frame most, dim in the others."""
     clip = torch.zeros(3, 3, 2, SIZE, SIZE)
     scale = SIZE // CELLS
     for corner, area in CORNERS.items():
