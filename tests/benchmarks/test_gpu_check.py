@@ -12,12 +12,13 @@ import torch
 
 import pipeline.strong
 from benchmarks import gpu_check
-from benchmarks.gpu_checks import CHECKS, decoding, ranks, running, steps, views
+from benchmarks.gpu_checks import CHECKS, decoding, hardware, ranks, running, steps, views
 from benchmarks.gpu_checks.bench import FAIL, INFO, PASS, SKIP, VARIANTS, Bench, Check, Finding, decode, make_bench
 from pipeline.errors import InputError
 from pipeline.graph import ClipGraph
 from pipeline.plan import ClipSpec
 from pipeline.record import VideoRecord
+from train.hardware import HardwareMonitor
 from train.methods import METHODS
 
 SPEC = ClipSpec(clip_len=4, frame_stride=2, size=32, eval_size=40)
@@ -162,6 +163,16 @@ def test_threads_are_swept(mjpeg_alone: Bench, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(running, "_SPEED_WARMUP_S", 0.1)
     found = verdicts(running.check_threads(mjpeg_alone))
     assert found == dict.fromkeys(("1 threads", "2 threads", "best", "decoder ffmpeg"), INFO)
+
+
+def test_numbers_of_the_machine_are_told_and_missing_ones_fail(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_BUSY_S", 0.05)
+    on_gpu = dict.fromkeys(("gpu_pct", "nvdec_pct", "gpu_memory_gib", "gpu_power_w"), SKIP)
+    assert verdicts(hardware.check_hardware(bench)) == {**on_gpu, "cpu_pct": PASS, "memory_gib": PASS}
+    sample = {"gpu_pct": 0.0, "nvdec_pct": 0.0, "gpu_memory_gib": 1.0, "gpu_power_w": 90.0, "cpu_pct": 50.0}
+    monkeypatch.setattr(HardwareMonitor, "sample", lambda self: sample)
+    found = verdicts(hardware.check_hardware(bench))
+    assert [name for name, verdict in found.items() if verdict == FAIL] == ["gpu_pct", "memory_gib"]
 
 
 def test_memory_that_grows_fails_and_too_few_batches_tell_nothing(

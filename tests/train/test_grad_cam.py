@@ -29,13 +29,14 @@ class CornerReader(nn.Module):
 
 
 def clips() -> Tensor:
-    """Three clips of two frames, the n-th bright in the n-th corner, in its second frame most."""
+    """Three clips of two frames, the n-th bright in the n-th corner, in its second frame most, dim in the others."""
     clip = torch.zeros(3, 3, 2, SIZE, SIZE)
-    for number, (rows, columns) in CORNERS.items():
-        scale = SIZE // CELLS
-        area = [slice(part.start * scale, part.stop * scale) for part in (rows, columns)]
-        clip[number, :, 0, area[0], area[1]] = 1
-        clip[number, :, 1, area[0], area[1]] = 2
+    scale = SIZE // CELLS
+    for corner, area in CORNERS.items():
+        rows, columns = (slice(part.start * scale, part.stop * scale) for part in area)
+        clip[:, :, :, rows, columns] = 0.5
+        clip[corner, :, 0, rows, columns] = 1
+        clip[corner, :, 1, rows, columns] = 2
     return clip
 
 
