@@ -159,15 +159,17 @@ def _mean_logits(
     if not len(rows):
         return
     modality, spec = run.method.modality, clip_spec(run.config)
+    average, precision = run.config.eval.average, run.config.run.resolved_precision
     networks = {modality: run.method.recognizer}
     # The run may insist on a decoder that cannot take these videos: auto always finds one.
     options: dict[str, Any] = {**decoding(run.config), "decoder": "auto", "tg": modality == "tg", "skipped": skipped}
     if center_clip:
         for ids, views in center_views(index, rows, spec, batch_size=_CENTER_BATCH, **options):
-            yield from zip(ids.tolist(), predict_center(networks, [(ids, views)])[modality].logits, strict=True)
+            predicted = predict_center(networks, [(ids, views)], precision)
+            yield from zip(ids.tolist(), predicted[modality].logits, strict=True)
     else:
         for row, views in multi_views(index, rows, spec, **options):
-            yield row, predict_test(networks, [(row, views)])[modality].logits[0]
+            yield row, predict_test(networks, [(row, views)], average, precision)[modality].logits[0]
 
 
 def _described(prediction: Prediction, class_names: Sequence[str], top: int) -> dict[str, object]:

@@ -8,6 +8,12 @@ from typing import Any
 from model.r3d import PIXEL_MEAN, PIXEL_STD
 from pipeline.plan import NUM_TEST_CLIPS, NUM_TEST_CROPS
 from train.saved_run import SavedRun
+from train.scoring import ViewAverage
+
+_AVERAGING: dict[ViewAverage, str] = {
+    "logits": "Average the logits (the softmax of the averages is the probability of each class) of",
+    "probabilities": "Average the probabilities, which are the softmax of the logits, of",
+}
 
 
 def describe(run: SavedRun) -> dict[str, Any]:
@@ -50,8 +56,8 @@ def describe(run: SavedRun) -> dict[str, Any]:
             f"Cut {NUM_TEST_CROPS} squares of {size} x {size} pixels out of each clip: at both ends of the long side "
             "and in its middle.",
             "Give them to the network as uint8 RGB, 0 to 255, in the order batch, time, height, width, channel.",
-            f"Average the logits of all {NUM_TEST_CLIPS * NUM_TEST_CROPS} views of a video: the largest is its class, "
-            "their softmax are the probabilities.",
+            f"{_AVERAGING[run.config.eval.average]} all {NUM_TEST_CLIPS * NUM_TEST_CROPS} views of a video, and take "
+            "the class of the largest.",
         ],
         "trained": {"method": run.config.run.method, "step": run.step, "precise_bn": run.precise_bn},
     }

@@ -16,7 +16,7 @@ from model import apply_precise_bn
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex
 from train.checkpoint import BEST, LAST, load
-from train.config import Config, from_json, resolve
+from train.config import Config, find_device, from_json, resolve
 from train.fit import new_method
 from train.methods import Method
 from train.split_record import check_same_split
@@ -117,8 +117,10 @@ def _what_is_missing(folder: Path, checkpoint: Checkpoint) -> str:
 
 
 def _for_this_machine(config: Config, folder: Path, device: Device) -> Config:
-    """The configuration where the run, the device and the cores are by now."""
-    run = replace(config.run, dir=folder, device=device)
+    """The configuration where the run, the device and the cores are by now; nothing is compiled for some clips."""
+    run = replace(config.run, dir=folder, device=device, compile="off", cuda_graphs=False)
+    if find_device(replace(config, run=run)) != config.run.device:
+        run = replace(run, precision="auto")
     return resolve(replace(config, run=run, data=replace(config.data, num_threads=None, generate=None)))
 
 
