@@ -78,7 +78,7 @@ def rank_worker(rank: int, folder: str, port: int) -> None:
             with noting(notes, name), ranks.together():
                 if error := fault(rank):
                     raise error
-        with StopSignal() as stop, noting(notes, "signal"):
+        with noting(notes, "signal"), StopSignal() as stop:
             if rank == 1:
                 os.kill(os.getpid(), signal.SIGINT)
             with ranks.together():
