@@ -14,6 +14,7 @@ COMMANDS = {
     "source": "clips per second of planning and slicing alone, without decoding",
     "stations": "CPU time of a clip, station by station",
     "soak": "thousands of batches with damaged files: nothing lost, nothing leaked",
+    "ablation": "does each part of the method help: the rows of the paper's Table 1, trained",
     "gpu-check": "everything that only a GPU can show",
 }
 
