@@ -72,8 +72,9 @@ def test_rows_differ_in_nothing_but_their_switch(tmp_path: Path, data: str) -> N
 def test_a_run_is_trained_once_by_the_command_that_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("demo", "--run.baseline", "None", *(f"--{name}={value}" for name, value in TINY.items()))
-    monkeypatch.setattr(ablation, "_SETTINGS", {"motions": (*words, "--data.root", str(tmp_path / "data"))})
+    tiny = " ".join(f"--{name}={value}" for name, value in TINY.items())
+    setting = f"demo --run.baseline None {tiny} --data.root {tmp_path / 'data'}"
+    monkeypatch.setattr(ablation, "_SETTINGS", {"motions": setting})
     options = Ablation(seeds=1, rows=("supervised",), runs=tmp_path / "runs", out=tmp_path / "ablation_motions.json")
     assert ablation.run(options) == 0
     result = json.loads((tmp_path / "ablation_motions.json").read_text())
