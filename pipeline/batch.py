@@ -5,12 +5,13 @@ This module promises the types every other part of the program agrees on.  It ho
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 Frames = TypeVar("Frames", np.ndarray, Tensor)
+Modality = Literal["rgb", "tg"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class Views(NamedTuple):
 
     rgb: Tensor
     tg: Tensor | None
+
+    def of(self, modality: Modality) -> Tensor:
+        """The clips in one modality, which must have been asked for."""
+        if modality == "rgb":
+            return self.rgb
+        assert self.tg is not None, "the batch has no temporal gradients: ask for them in Needs(tg=True)"
+        return self.tg
 
 
 class ClipBatch(NamedTuple):

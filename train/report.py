@@ -15,8 +15,8 @@ from rich.table import Table
 from pipeline.batch import ClipBatch
 from pipeline.files import write_whole
 from pipeline.show import contact_sheet
-from train.evaluate import Accuracy
 from train.metrics import Record, loss_names, read_metrics
+from train.scoring import Accuracy
 
 REPORT = "report"
 

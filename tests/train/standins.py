@@ -12,11 +12,11 @@ from pipeline.batch import ClipBatch, Needs, Views
 from train.checkpoint import LAST, TrainState, load
 from train.config import Config, ModelConfig, OptimConfig, RunConfig
 from train.display import Display
-from train.evaluate import Accuracy
 from train.loop import train
 from train.methods import METHODS, Method
 from train.metrics import MetricsLog, Window
 from train.schedule import Schedule
+from train.scoring import Accuracy
 from train.stop import StopSignal
 
 torch.set_num_threads(1)

@@ -15,8 +15,8 @@ from pipeline.errors import InputError
 from tests.train.standins import CLASS_NAMES, TinyLoader, make_config, make_state, run_training, with_run
 from train.checkpoint import BEST, LAST, TrainState, check_same_training, load, save
 from train.config import Config
-from train.evaluate import Accuracy
 from train.metrics import Record, read_metrics
+from train.scoring import Accuracy
 from train.stop import Stopped
 
 NUM_STEPS = 9

@@ -23,7 +23,7 @@ from train.config import (
 )
 from train.methods import METHODS, fixmatch, temporal_gradient
 from train.recipes import RECIPES, demo, folder
-from train.train import clip_spec
+from train.validation import clip_spec
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -20,9 +20,9 @@ from tests.train.standins import (
     with_run,
 )
 from train.checkpoint import LAST, load
-from train.evaluate import Accuracy
-from train.loop import train_step
 from train.metrics import NonFiniteLossError, read_metrics
+from train.scoring import Accuracy
+from train.step import train_step
 from train.stop import Stopped, StopSignal
 
 

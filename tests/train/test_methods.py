@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model import normalize
-from pipeline.batch import ClipBatch, Views
+from pipeline.batch import ClipBatch, Modality, Views
 from pipeline.errors import InputError
 from train.losses import alignment_loss, info_nce
 from train.methods import METHODS, Method, fixmatch, temporal_gradient
@@ -154,7 +154,7 @@ def test_alignment_of_one_block_trains_the_stages_up_to_it(block: int) -> None:
     method = make_method("temporal_gradient", alignment_blocks=(block,))
     method(make_batch(method), EPOCH_0)["alignment"].backward()
     assert isinstance(method, temporal_gradient.TemporalGradient)
-    network = method.networks.rgb
+    network = method.dual.rgb
     for stage, layer in enumerate((network.layer1, network.layer2, network.layer3, network.layer4)):
         assert all((parameter.grad is not None) == (stage <= block) for parameter in layer.parameters())
 
@@ -175,10 +175,10 @@ def rows_of(method: Method, term: str, part: Callable[[temporal_gradient.Tempora
 def test_alignment_and_contrast_see_labeled_and_weak_rows_only() -> None:
     registered = [True] * (NUM_LABELED + NUM_UNLABELED) + [False] * NUM_UNLABELED
     method = make_method("temporal_gradient", alignment_blocks=(3,))
-    assert rows_of(method, "alignment", lambda m: m.networks.rgb.layer4) == registered
+    assert rows_of(method, "alignment", lambda m: m.dual.rgb.layer4) == registered
     # The embedding, not the features below it: the contrast head's BatchNorm ties all rows together.
-    assert rows_of(make_method("temporal_gradient"), "info_nce", lambda m: m.networks.rgb_contrast) == registered
-    assert rows_of(make_method("temporal_gradient"), "info_nce", lambda m: m.networks.tg_contrast) == registered
+    assert rows_of(make_method("temporal_gradient"), "info_nce", lambda m: m.dual.rgb_contrast) == registered
+    assert rows_of(make_method("temporal_gradient"), "info_nce", lambda m: m.dual.tg_contrast) == registered
 
 
 @pytest.mark.parametrize("name", ["fixmatch", "temporal_gradient"])
@@ -186,7 +186,7 @@ def test_weak_logits_get_no_gradient(name: str) -> None:
     method = make_method(name)
     networks = [method.recognizer]
     if isinstance(method, temporal_gradient.TemporalGradient):
-        networks.append(method.networks.tg)
+        networks.append(method.dual.tg)
     captured = [capture_logits(network) for network in networks]
     method(make_batch(method), EPOCH_0)["loss"].backward()
     for (logits,) in captured:
@@ -206,7 +206,7 @@ def test_a_confident_wrong_pseudo_label_changes_the_student(name: str) -> None:
     method = make_method(name, threshold=0.9)
     networks = [method.recognizer]
     if isinstance(method, temporal_gradient.TemporalGradient):
-        networks.append(method.networks.tg)
+        networks.append(method.dual.tg)
     for network in networks:
         nn.init.zeros_(network.classifier.weight)
         with torch.no_grad():
@@ -356,6 +356,22 @@ def test_supervised_is_cross_entropy_of_the_labeled_clips() -> None:
     torch.testing.assert_close(method(batch, EPOCH_0)["supervised"], F.cross_entropy(logits, batch.labels))
 
 
+@pytest.mark.parametrize("modality", ["rgb", "tg"])
+def test_fixmatch_sees_its_modality_and_no_other(modality: Modality) -> None:
+    method = make_method("fixmatch", modality=modality).eval()
+    assert method.needs.tg == (modality == "tg")
+    batch = make_batch(make_method("temporal_gradient"))
+    loss = method(batch, EPOCH_0)["loss"]
+    for blind in ("rgb", "tg"):
+        assert batch.weak is not None
+        assert batch.strong is not None
+        views = [
+            view._replace(**{blind: torch.zeros_like(view.rgb)}) for view in (batch.labeled, batch.weak, batch.strong)
+        ]
+        changed = method(batch._replace(labeled=views[0], weak=views[1], strong=views[2]), EPOCH_0)["loss"]
+        assert torch.equal(changed, loss) == (blind != modality)
+
+
 def test_fixmatch_learns_the_strong_views_from_the_weak() -> None:
     method = make_method("fixmatch").eval()
     batch = make_batch(method)
@@ -373,7 +389,7 @@ def test_temporal_gradient_is_its_terms_on_the_views_they_are_meant_for() -> Non
     batch = make_batch(method)
     assert batch.weak is not None
     assert batch.strong is not None
-    labeled, weak, strong = (method.networks(*view) for view in (batch.labeled, batch.weak, batch.strong))
+    labeled, weak, strong = (method.dual(*view) for view in (batch.labeled, batch.weak, batch.strong))
     outputs = method(batch, EPOCH_0)
     pseudo_labels = weak[1].logits.argmax(dim=1)
     for modality, name in enumerate(("rgb", "tg")):
@@ -399,7 +415,7 @@ def test_the_recognizer_needs_rgb_alone() -> None:
     clip = normalize(make_batch(method).labeled.rgb)
     before, _ = method.recognizer(clip)
     with torch.no_grad():
-        for part in (method.networks.tg, method.networks.tg_contrast, method.networks.rgb_contrast):
+        for part in (method.dual.tg, method.dual.tg_contrast, method.dual.rgb_contrast):
             for parameter in part.parameters():
                 parameter.fill_(float("nan"))
     after, _ = method.recognizer(clip)

@@ -14,7 +14,8 @@ from train.cli import parse
 from train.config import resolve
 from train.methods import temporal_gradient
 from train.recipes import RECIPES
-from train.train import main, prepare_videos
+from train.train import main
+from train.videos import prepare_videos
 
 TINY = {
     **TINY_CLIPS,

@@ -7,9 +7,9 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from train.evaluate import Accuracy
 from train.metrics import Record
 from train.report import draw_curves, result_table
+from train.scoring import Accuracy
 
 
 def _train(step: int, **numbers: float | None) -> Record:

@@ -23,9 +23,11 @@ from pipeline.record import VideoRecord
 from pipeline.scanning import scan
 from tests.conftest import TINY_CLIPS, moving_frames
 from train.config import Config, DataConfig, RunConfig, from_json
-from train.evaluate import Accuracy
 from train.metrics import read_metrics
-from train.train import main, prepare_videos
+from train.predictions import read_predictions
+from train.scoring import Accuracy
+from train.train import main
+from train.videos import prepare_videos
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -71,6 +73,9 @@ def test_demo_trains_method_and_baseline_and_reports_both(finished: Path) -> Non
         assert from_json((folder / "config.json").read_text()).run.method == method
         assert torch.load(folder / "best.pt", weights_only=True)["step"] in (8, 16)
         assert list((folder / "tensorboard").iterdir())
+        predictions = read_predictions(folder)
+        assert predictions.step == records[-1]["step"]
+        assert (predictions.logits["rgb"].argmax(axis=1) == predictions.labels).mean() == records[-1]["top1"]
     summary = (run / "report" / "summary.md").read_text()
     assert "| temporal_gradient |" in summary
     assert "| supervised |" in summary
@@ -342,8 +347,15 @@ def test_too_many_bad_videos_end_the_run_with_a_list_and_a_checkpoint_that_goes_
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] > step
 
 
+def test_a_network_on_temporal_gradients_is_evaluated_on_them(finished: Path, tmp_path: Path) -> None:
+    words = ["--run.method", "fixmatch", "--method.modality", "tg", "--run.max-steps", "1", "--run.baseline", "None"]
+    words = [word for word in demo(finished, *words) if not word.startswith("--run.eval")]
+    assert main([*words, "--run.dir", str(tmp_path)]) == 0
+    assert [record["kind"] for record in read_metrics(tmp_path)] == ["train", "val", "test"]
+
+
 def test_accuracies_of_a_finished_run_are_read_back(finished: Path) -> None:
-    from train.train import _recorded_test
+    from train.fit import _recorded_test
 
     accuracy = _recorded_test(finished / "run", NUM_STEPS)
     assert isinstance(accuracy, Accuracy)

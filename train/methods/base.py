@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model import R3D18
-from pipeline.batch import ClipBatch, Needs
+from pipeline.batch import ClipBatch, Modality, Needs
 from pipeline.errors import InputError
 
 
@@ -22,16 +22,23 @@ class Method(nn.Module, ABC):
 
     Attributes:
         needs: the views and modalities a batch must hold.
+        modality: what the recognizer sees.
         config_type: the frozen dataclass of the method's own constants.
     """
 
-    needs: ClassVar[Needs]
+    needs: Needs
+    modality: Modality = "rgb"
     config_type: ClassVar[type[Any]]
 
     @property
     @abstractmethod
     def recognizer(self) -> R3D18:
-        """The RGB network: the one that is evaluated and shipped.  Normalised clips in, logits and features out."""
+        """The network that is evaluated and shipped.  Normalised clips in, logits and features out."""
+
+    @property
+    def networks(self) -> dict[Modality, R3D18]:
+        """All networks that classify clips, by what they see: the recognizer, and what else may be looked into."""
+        return {self.modality: self.recognizer}
 
     @abstractmethod
     def forward(self, batch: ClipBatch, progress: Tensor) -> dict[str, Tensor]:

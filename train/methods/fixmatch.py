@@ -1,6 +1,7 @@
-"""FixMatch on RGB alone: labels of the weak view, where sure, teach the strong view of the same clip.
+"""FixMatch on one modality: labels of the weak view, where sure, teach the strong view of the same clip.
 
-The baseline in row 1 of the paper's Table 1: one network, no temporal gradients, both weights 1.
+On RGB it is the baseline in row 1 of the paper's Table 1: one network, both weights 1.  On temporal gradients it is
+the single-stream row of Table 3a; what it trains then sees temporal gradients, in evaluation too.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import R3D18, normalize
-from pipeline.batch import ClipBatch, Needs
+from pipeline.batch import ClipBatch, Modality, Needs
 from train.losses import masked_cross_entropy, pseudo_labels
 from train.methods.base import Method, check_pseudo_label_options, pseudo_label_metrics, started
 
@@ -28,13 +29,15 @@ class Config:
     """Weight of the cross-entropy on labeled clips."""
     pseudo_label_weight: float = 1.0
     """Weight of the cross-entropy between strong views and pseudo-labels."""
+    modality: Modality = "rgb"
+    """What the network sees: RGB frames, or temporal gradients, also when it is evaluated."""
 
     def __post_init__(self) -> None:
         check_pseudo_label_options(self.threshold, self.warmup_epochs)
 
 
 class FixMatch(Method):
-    """One RGB network and Eq. (4).
+    """One network and Eq. (4).
 
     Args:
         num_classes: K.
@@ -43,18 +46,19 @@ class FixMatch(Method):
         dropout: before the classifier, in weak views too.
     """
 
-    needs = Needs(unlabeled=True, strong=True)
     config_type: ClassVar = Config
 
     def __init__(self, num_classes: int, config: Config, width: int = 64, dropout: float = 0.5) -> None:
         super().__init__()
         self.config = config
-        self.rgb = R3D18(num_classes, width, dropout)
+        self.modality = config.modality
+        self.needs = Needs(tg=config.modality == "tg", unlabeled=True, strong=True)
+        self.network = R3D18(num_classes, width, dropout)
 
     @property
     def recognizer(self) -> R3D18:
-        """The RGB network."""
-        return self.rgb
+        """The only network."""
+        return self.network
 
     def forward(self, batch: ClipBatch, progress: Tensor) -> dict[str, Tensor]:
         """Compute "loss", its terms "supervised" and "pseudo_label" (0 in the warm-up), and the pseudo-label metrics.
@@ -64,8 +68,9 @@ class FixMatch(Method):
         assert batch.weak is not None
         assert batch.strong is not None
         config = self.config
-        logits, _ = self.rgb(normalize(torch.cat([batch.labeled.rgb, batch.weak.rgb, batch.strong.rgb])))
-        rows = [len(batch.labels), len(batch.weak.rgb), len(batch.strong.rgb)]
+        views = [view.of(self.modality) for view in (batch.labeled, batch.weak, batch.strong)]
+        logits, _ = self.network(normalize(torch.cat(views)))
+        rows = [len(view) for view in views]
         labeled, weak, strong = logits.split_with_sizes(rows)
 
         supervised = F.cross_entropy(labeled.float(), batch.labels)

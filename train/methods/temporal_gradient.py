@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import R3D18, DualR3D, ModalityOutput
-from pipeline.batch import ClipBatch, Needs
+from pipeline.batch import ClipBatch, Modality, Needs
 from pipeline.errors import InputError
 from train.losses import (
     AlignmentKind,
@@ -83,12 +83,17 @@ class TemporalGradient(Method):
     def __init__(self, num_classes: int, config: Config, width: int = 64, dropout: float = 0.5) -> None:
         super().__init__()
         self.config = config
-        self.networks = DualR3D(num_classes, width, dropout)
+        self.dual = DualR3D(num_classes, width, dropout)
 
     @property
     def recognizer(self) -> R3D18:
         """The RGB network."""
-        return self.networks.rgb
+        return self.dual.rgb
+
+    @property
+    def networks(self) -> dict[Modality, R3D18]:
+        """Both networks."""
+        return {"rgb": self.dual.rgb, "tg": self.dual.tg}
 
     def forward(self, batch: ClipBatch, progress: Tensor) -> dict[str, Tensor]:
         """Compute "loss", its terms and the pseudo-label metrics.
@@ -138,7 +143,7 @@ class TemporalGradient(Method):
         assert batch.labeled.tg is not None
         assert batch.weak.tg is not None
         assert batch.strong.tg is not None
-        rgb, tg = self.networks(
+        rgb, tg = self.dual(
             torch.cat([batch.labeled.rgb, batch.weak.rgb, batch.strong.rgb]),
             torch.cat([batch.labeled.tg, batch.weak.tg, batch.strong.tg]),
         )

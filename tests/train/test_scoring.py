@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from model import normalize
-from pipeline.batch import Views
+from pipeline.batch import Modality, Views
 from tests.train.standins import CLASS_NAMES, TinyRecognizer
-from train.evaluate import accuracy, evaluate_center, evaluate_test
+from train.scoring import accuracy, predict_center, predict_test
 
 
 def one_hot(guesses: list[int], num_classes: int) -> Tensor:
@@ -47,7 +47,7 @@ def test_center_evaluation_matches_the_network_and_leaves_its_state_alone(traini
     rows = [torch.tensor([4, 1]), torch.tensor([3])]
     clips = [_views(7, 2), _views(8, 1)]
     labels = np.array([-1, 0, -1, 1, 2])
-    result = evaluate_center(network, zip(rows, clips, strict=True), labels)
+    result = predict_center({"rgb": network}, zip(rows, clips, strict=True))["rgb"].accuracy(labels)
 
     assert network.training is training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
@@ -74,8 +74,9 @@ def test_test_evaluation_averages_logits_not_votes() -> None:
     def views() -> Iterator[tuple[int, Views]]:
         yield 1, Views(pixels, None)
 
-    assert evaluate_test(Readout(), views(), np.array([0, 1])).top1 == 1.0
-    assert evaluate_test(Readout(), views(), np.array([1, 0])).top1 == 0.0
+    predictions = predict_test({"rgb": Readout()}, views())["rgb"]
+    assert predictions.accuracy(np.array([0, 1])).top1 == 1.0
+    assert predictions.accuracy(np.array([1, 0])).top1 == 0.0
 
 
 def test_training_mode_returns_when_the_views_break_off() -> None:
@@ -86,5 +87,14 @@ def test_training_mode_returns_when_the_views_break_off() -> None:
         raise RuntimeError("disk gone")
 
     with pytest.raises(RuntimeError, match="disk gone"):
-        evaluate_test(network, broken(), np.array([0]))
+        predict_test({"rgb": network}, broken())
     assert network.training
+
+
+def test_each_network_sees_its_own_modality() -> None:
+    rgb, tg = (torch.full((2, 1, 1, 3, 3), value, dtype=torch.uint8) for value in (50, 200))
+    networks: dict[Modality, nn.Module] = {"rgb": Readout(), "tg": Readout()}
+    predictions = predict_center(networks, [(torch.tensor([3, 1]), Views(rgb, tg))])
+    for modality, pixels in (("rgb", rgb), ("tg", tg)):
+        assert torch.equal(predictions[modality].logits, normalize(pixels)[:, 0, 0, 0])  # type: ignore[index]
+        assert predictions[modality].rows.tolist() == [3, 1]  # type: ignore[index]
