@@ -36,7 +36,7 @@ from pipeline.errors import InputError
 from pipeline.index import VideoIndex
 from train.cli import PROGRAM
 from train.metrics import read_metrics
-from train.train import INDEX
+from train.videos import INDEX
 
 MOTIONS = "motions"
 FOLDER = "VIDEOS"  # stands for the folder of videos in what is kept: where it lies concerns nobody else
@@ -50,7 +50,7 @@ _SETTINGS = {
     MOTIONS: "demo --run.baseline None --data.root data/ablation --data.generate.val-videos-per-class 40 "
     "--data.labels-per-class 8 --data.size 32 --data.eval-size 32",
     FOLDER: f"folder --data.root {FOLDER} --data.labels-per-class 5 --data.val-fraction 0.4 "
-    "--data.size 48 --data.eval-size 54 --model.width 16 "
+    "--data.size 40 --data.eval-size 46 --model.width 16 "
     "--optim.epochs 30 --optim.batch-labeled 6 --optim.batch-unlabeled 6",
 }
 
