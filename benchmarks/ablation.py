@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from statistics import fmean, median
@@ -137,13 +138,13 @@ def run(ablation: Ablation) -> int:
             ended.append(outcome(one, ablation.data))
             console.print(f"{100 * ended[-1]['top1']:.1f} % ({time.perf_counter() - start:.0f} s)")
         else:
-            failed.append({"row": one.row, "seed": one.seed, "reason": _portable(reason, ablation.data)})
+            failed.append({"row": one.row, "seed": one.seed, "reason": reason})
             console.print(f"FAILED: {reason}", style="red", markup=False)
     if not ended:
         return 1
     result = {
-        "command": _portable(f"python -m benchmarks ablation {shlex.join(sys.argv[1:])}", ablation.data),
-        "videos": _videos(Path(runs[0].folder)),
+        "command": _typed("python -m benchmarks ablation", sys.argv[1:], ablation.data),
+        "videos": _videos(runs),
         "settings": _SETTINGS[_setting(ablation)],
         "rows": summarize(ended),
         "failed": failed,
@@ -212,7 +213,7 @@ def outcome(run: Run, data: str) -> dict[str, Any]:
         "late_mask_rate": _mean(late, "mask_rate"),
         "late_pseudo_label_accuracy": _mean(late, "pseudo_label_accuracy"),
         "commit": json.loads((run.folder / "environment.json").read_text())["git_commit"],
-        "command": _portable(run.command, data),
+        "command": _typed(PROGRAM, run.words, data),
     }
 
 
@@ -227,18 +228,21 @@ def _mean(records: list[Any], name: str) -> float | None:
     return round(fmean(values), 4) if values else None
 
 
-def _videos(folder: Path) -> dict[str, int]:
-    """How many videos each class folder has, train/ and val/ apart where there are such."""
-    paths = VideoIndex.load(folder / INDEX).paths
-    return dict(sorted(Counter(str(PurePosixPath(path).parent) for path in paths).items()))
+def _videos(runs: list[Run]) -> dict[str, int]:
+    """How many videos each class folder has, train/ and val/ apart where there are such; every run has the same."""
+    index = next(VideoIndex.load(run.folder / INDEX) for run in runs if (run.folder / INDEX).exists())
+    return dict(sorted(Counter(str(PurePosixPath(path).parent) for path in index.paths).items()))
 
 
 def _setting(ablation: Ablation) -> str:
     return MOTIONS if ablation.data == MOTIONS else FOLDER
 
 
-def _portable(text: str, data: str) -> str:
-    return text if data == MOTIONS else text.replace(data, FOLDER)
+def _typed(program: str, words: Sequence[str], data: str) -> str:
+    """A command line without the place of the folder of videos."""
+    if data != MOTIONS:
+        words = [word.replace(data, FOLDER) if word in (data, f"--data={data}") else word for word in words]
+    return f"{program} {shlex.join(words)}"
 
 
 def main() -> None:
