@@ -52,7 +52,7 @@ _SETTINGS = {
     "--data.labels-per-class 8 --data.size 32 --data.eval-size 32",
     FOLDER: f"folder --data.root {FOLDER} --data.labels-per-class 5 --data.val-fraction 0.4 "
     "--data.size 40 --data.eval-size 46 --model.width 16 "
-    "--optim.epochs 30 --optim.batch-labeled 6 --optim.batch-unlabeled 6",
+    "--optim.epochs 20 --optim.warmup-epochs 5",
 }
 
 
