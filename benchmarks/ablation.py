@@ -51,8 +51,7 @@ _SETTINGS = {
     MOTIONS: "demo --run.baseline None --data.root data/ablation --data.generate.val-videos-per-class 40 "
     "--data.labels-per-class 8 --data.size 32 --data.eval-size 32",
     FOLDER: f"folder --data.root {FOLDER} --data.labels-per-class 5 --data.val-fraction 0.4 "
-    "--data.size 40 --data.eval-size 46 --model.width 16 "
-    "--optim.epochs 20 --optim.warmup-epochs 5",
+    "--data.size 40 --data.eval-size 46 --model.width 16 --optim.epochs 20 --optim.warmup-epochs 5",
 }
 
 
@@ -125,6 +124,7 @@ def run(ablation: Ablation) -> int:
         InputError: a run's folder holds a run of another command.
     """
     console = Console(soft_wrap=True)
+    console.width = max(console.width, 120)  # the table is not for folding, in a log file either
     if ablation.table is not None:
         console.print(markdown(json.loads(ablation.table.read_text())), markup=False, highlight=False)
         return 0
