@@ -16,6 +16,7 @@ COMMANDS = {
     "step": "the training step, compiled and not",
     "soak": "thousands of batches with damaged files: nothing lost, nothing leaked",
     "resume": "a run killed again and again ends with the same bits as one left alone",
+    "ablation": "does each part of the method help: the rows of the paper's Table 1, trained",
     "gpu-check": "everything that only a GPU can show",
 }
 
