@@ -240,7 +240,7 @@ def _summary(timings: list[Timing], turns: list[dict[str, Timing]]) -> dict[str,
         "times_faster": (theirs.wall_s / ours.wall_s for ours, theirs in zip(timings, plain, strict=True)),
         "times_less_cpu": (theirs.cpu_s / ours.cpu_s for ours, theirs in zip(timings, plain, strict=True)),
     }
-    summary = {}
+    summary: dict[str, float] = {}
     for name, values in columns.items():
         low, median, high = quantiles(values, n=4, method="inclusive")
         summary |= {f"{name}_q1": low, name: median, f"{name}_q3": high}
