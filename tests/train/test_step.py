@@ -264,10 +264,10 @@ def test_gradients_that_are_not_finite_without_scaling_end_the_run() -> None:
 
 def test_training_with_loss_scaling_resumes_to_the_bit(tmp_path: Path) -> None:
     straight, cut = (with_run(make_config(tmp_path / name), precision="fp16") for name in ("straight", "cut"))
-    state = run_training(straight)
+    checkpoint = run_training(straight).checkpoint()
     run_training(with_run(cut, max_steps=4))
-    assert_same_bits(state.checkpoint(), run_training(cut).checkpoint())
-    assert state.scaler.state_dict()["_growth_tracker"] == 9
+    assert_same_bits(checkpoint, run_training(cut).checkpoint())
+    assert checkpoint["scaler"] != new_scaler(CPU, "fp16").state_dict()  # or it need not have been restored
     scales = [
         [record["loss_scale"] for record in read_metrics(config.run.dir) if record["kind"] == "train"]
         for config in (straight, cut)
