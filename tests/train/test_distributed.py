@@ -343,7 +343,7 @@ def test_one_rank_goes_on_with_the_clips_of_two_and_two_end_what_one_went_on_wit
     assert [kind for kind in (record["kind"] for record in read_metrics(run)) if kind == "test"] == ["test"] * 2
     assert {entry.name for entry in run.iterdir()} == {
         *("best.pt", "config.json", "environment.json", "index", "labeled.txt", LAST, "metrics.jsonl"),
-        *("predictions.npz", "report", "split.json", "tensorboard"),
+        *("left_out_videos.json", "predictions.npz", "report", "split.json", "tensorboard"),
     }
     assert len(list((run / "tensorboard").iterdir())) == 4  # one a start
 
