@@ -29,7 +29,7 @@ from benchmarks import results
 from benchmarks.results import RESULTS, finish, settings
 from pipeline.errors import InputError
 from train.checkpoint import BEST, LAST, load
-from train.metrics import METRICS_FILE, Record, read_metrics
+from train.metrics import CLOCKED, METRICS_FILE, Record, read_metrics
 from train.predictions import PREDICTIONS
 from train.report import REPORT
 
@@ -59,7 +59,6 @@ OPTIONS = {
 FIRST = ("first steps", f"writing {BEST}", "between the checkpoints")
 LATER = (*("training",) * 4, *(f"writing {LAST}",) * 5, *("starting",) * 2, *("recording",) * 2, *("evaluating",) * 2)
 FINALLY = ("testing", "reporting")
-_TIMINGS = frozenset({"clips_per_s", "step_ms", "data_wait_ms"})
 _LIFE_LIMIT_S = 300
 _POLL_S = 0.0003
 
@@ -83,7 +82,7 @@ class Resume:
 
 def numbers(run_dir: Path) -> list[Record]:
     """Records without what a clock measured."""
-    return [{name: value for name, value in r.items() if name not in _TIMINGS} for r in read_metrics(run_dir)]
+    return [{name: value for name, value in r.items() if name not in CLOCKED} for r in read_metrics(run_dir)]
 
 
 def same(ours: Any, theirs: Any) -> bool:

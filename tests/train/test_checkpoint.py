@@ -15,8 +15,7 @@ from pipeline.errors import InputError
 from tests.train.standins import CLASS_NAMES, TinyLoader, make_config, make_state, run_training, with_run
 from train.checkpoint import BEST, LAST, TrainState, check_same_training, load, save
 from train.config import Config
-from train.hardware import NAMES as HARDWARE
-from train.metrics import Record, read_metrics
+from train.metrics import CLOCKED, Record, read_metrics
 from train.scoring import Accuracy
 from train.stop import Stopped
 
@@ -37,9 +36,8 @@ def _momenta(state: TrainState) -> list[torch.Tensor]:
 
 
 def _losses(run_dir: Path) -> list[Record]:
-    timings = {"clips_per_s", "step_ms", "data_wait_ms", *HARDWARE}
     return [
-        {name: value for name, value in record.items() if name not in timings}
+        {name: value for name, value in record.items() if name not in CLOCKED}
         for record in read_metrics(run_dir)
         if record["kind"] == "train"
     ]
