@@ -215,6 +215,11 @@ class ModelConfig:
         )
         return num_classes
 
+    def output_names(self, class_names: Sequence[str]) -> tuple[str, ...]:
+        """What each output of the classifier stands for: the classes, and by number those beyond them."""
+        beyond = range(len(class_names), self.num_outputs(class_names))
+        return (*class_names, *(f"output {number}" for number in beyond))
+
     def __post_init__(self) -> None:
         _require(
             self.num_classes is None or self.num_classes >= 1,

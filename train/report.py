@@ -85,7 +85,7 @@ def write_report(run_dir: Path, videos: Videos | None = None, data_root: Path | 
         results=list(result_rows(results)),
         trained=what_was_trained(notes),
         charts=chart_svgs(notes.runs),
-        confusion=None if matrix is None else confusion_section(matrix, notes.class_names),
+        confusion=None if matrix is None else confusion_section(matrix, notes.output_names),
         no_predictions=reason,
         sheet=as_jpeg(sheet) if sheet else None,
         no_sheet="too many videos have gone bad since" if is_finished else "the run is not finished",
@@ -102,7 +102,7 @@ def write_report(run_dir: Path, videos: Videos | None = None, data_root: Path | 
     write_whole(folder / "curves.png", draw_curves(notes.runs))
     write_whole(folder / "summary.md", _summary(report).encode())
     write_whole(folder / PAGE, render(report).encode())
-    pictures = {"clips": sheet, "confusion": None if matrix is None else draw_confusion(matrix, notes.class_names)}
+    pictures = {"clips": sheet, "confusion": None if matrix is None else draw_confusion(matrix, notes.output_names)}
     write_pictures(run_dir, pictures)
     return folder / PAGE
 
@@ -118,7 +118,7 @@ def _predictions(run_dir: Path) -> tuple[SavedPredictions | None, str]:
 def _confusions(predictions: SavedPredictions, notes: Notes) -> np.ndarray:
     """Of the network that is kept: the one that is named first."""
     logits = next(iter(predictions.logits.values()))
-    return confusion_matrix(logits, predictions.labels, len(notes.class_names))
+    return confusion_matrix(logits, predictions.labels, len(notes.output_names))
 
 
 def _explain(

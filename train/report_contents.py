@@ -55,6 +55,11 @@ class Notes:
         return tuple(self.split["class_names"])
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """What each logit stands for."""
+        return self.config.model.output_names(self.class_names)
+
+    @property
     def records(self) -> list[Record]:
         """Of the main method."""
         return self.runs[self.config.run.method]

@@ -72,7 +72,7 @@ def open_run(folder: Path, checkpoint: Checkpoint = "last", device: Device = "au
     saved = load(path)
     try:
         config = _for_this_machine(from_json(saved["config"]), folder, device)
-        class_names = _output_names(saved["class_names"], config)
+        class_names = config.model.output_names(saved["class_names"])
         method = new_method(config, len(class_names))
         method.load_state_dict(saved["method"])
         precise_bn = saved.get("precise_bn", {})
@@ -122,9 +122,3 @@ def _for_this_machine(config: Config, folder: Path, device: Device) -> Config:
     if find_device(replace(config, run=run)) != config.run.device:
         run = replace(run, precision="auto")
     return resolve(replace(config, run=run, data=replace(config.data, num_threads=None, generate=None)))
-
-
-def _output_names(class_names: list[str], config: Config) -> tuple[str, ...]:
-    """What each output stands for: the classes, and by number those beyond them."""
-    outputs = range(len(class_names), config.model.num_outputs(class_names))
-    return (*class_names, *(f"output {number}" for number in outputs))

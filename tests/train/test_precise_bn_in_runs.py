@@ -1,7 +1,6 @@
 """PreciseBN in a run: what it evaluates with, what it keeps, and that training does not notice it."""
 
 import signal
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +141,12 @@ def test_a_recognizer_sees_its_modality_and_statistics_depend_on_the_pass(
 
 def test_a_signal_stops_it_and_leaves_the_running_averages(data: Path, tmp_path: Path) -> None:
     class AfterOne(StopSignal):
-        def watch(self, items: Iterable[Any]) -> Iterator[Any]:
-            for number, item in enumerate(items):
-                if number == 1:
-                    raise Stopped(signal.SIGTERM)
-                yield item
+        checks = 0
+
+        def check(self) -> None:
+            self.checks += 1
+            if self.checks == 2:
+                raise Stopped(signal.SIGTERM)
 
     config = resolve(parse(words(data, tmp_path, ON)))
     method = new_method(config, NUM_OUTPUTS)
