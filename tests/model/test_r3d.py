@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model import R3D18, normalize
-from model.r3d import PIXEL_MEAN, PIXEL_STD
+from model.r3d import PIXEL_MEAN, PIXEL_STD, Conv3x3x3
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -84,6 +84,26 @@ def test_an_odd_clip_loses_its_last_feature_frame_in_pool2() -> None:
     _, features = network(torch.randn(1, 3, 5, 16, 16))
     expected = torch.stack([before[0][:, :, 0:2].amax(2), before[0][:, :, 2:4].amax(2)], dim=2)
     assert torch.equal(features[0], expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("num_frames", [1, 2])
+def test_a_convolution_of_one_frame_is_that_of_the_whole_kernel(num_frames: int, stride: int) -> None:
+    torch.manual_seed(0)
+    ours = Conv3x3x3(4, 6, stride).to(memory_format=torch.channels_last_3d)
+    whole = nn.Conv3d(4, 6, 3, stride, padding=1, bias=False)
+    whole.load_state_dict(ours.state_dict())
+    volumes = [
+        torch.linspace(-1, 1, 2 * 4 * num_frames * 25).reshape(2, 4, num_frames, 5, 5).requires_grad_() for _ in "ab"
+    ]
+    outputs = [conv(volume) for conv, volume in zip((ours, whole), volumes, strict=True)]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        (output**2).sum().backward()
+    assert ours.weight.grad is not None and whole.weight.grad is not None
+    torch.testing.assert_close(ours.weight.grad, whole.weight.grad)
+    torch.testing.assert_close(volumes[0].grad, volumes[1].grad)
+    assert ours.weight.grad.stride() == ours.weight.stride()
 
 
 def test_batch_norm_and_convolution_constants_are_the_references(full_size: R3D18) -> None:
