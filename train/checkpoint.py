@@ -26,7 +26,8 @@ LAST = "last.pt"
 BEST = "best.pt"
 _FORMAT = 1
 
-# What may differ between a run and its resumption: the rest decides what is computed.
+# What may differ between a run and its resumption: the rest decides what is computed.  On another device, or in another
+# precision, the bits differ.
 _FREE_OPTIONS = frozenset(
     {
         "run.dir",
@@ -34,6 +35,9 @@ _FREE_OPTIONS = frozenset(
         "run.max_steps",
         "run.resume",
         "run.device",
+        "run.compile",
+        "run.precision",
+        "run.cuda_graphs",
         "run.log_every",
         "run.eval_every_epochs",
         "run.checkpoint_every",
@@ -141,7 +145,7 @@ class TrainState:
         self.loader.load_state_dict(checkpoint["loader"])  # first, as it may refuse
         self.method.load_state_dict(checkpoint["method"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
-        if self.scaler.is_enabled():  # a scaler that does nothing has no state
+        if self.scaler.is_enabled() and checkpoint["scaler"]:  # one that does nothing has no state
             self.scaler.load_state_dict(checkpoint["scaler"])
         self.window.load_state_dict(checkpoint["window"], checkpoint["step"])
         self.step, self.evaluated_step = checkpoint["step"], checkpoint["evaluated_step"]

@@ -7,12 +7,14 @@ negatives of the contrast to :mod:`train.losses`; restarting to torchrun.
 """
 
 import os
+import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import gcd
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -185,9 +187,18 @@ def launched_ranks() -> Ranks:
     return Ranks(**{name: int(os.environ[name.upper()]) for name in names})  # type: ignore[arg-type]
 
 
-def was_restarted() -> bool:
-    """Whether torchrun has started this process anew because one had failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def restarted_launch() -> str | None:
+    """The launch by torchrun that has started this process anew because one had failed; None at a first start."""
+    return launch_id() if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 else None
+
+
+def launch_id() -> str | None:
+    """What tells this launch by torchrun from all others, and outlives restarts; None without torchrun."""
+    if not dist.is_torchelastic_launched():
+        return None
+    agent = os.getppid()
+    started = Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()[19]  # in ticks since the machine was
+    return f"{platform.node()} {agent} {started}"
 
 
 def program(ranks: Ranks, name: str) -> str:

@@ -1,5 +1,6 @@
 """Where a run took place: versions, machine, commit and command, for the record in its folder."""
 
+import json
 import platform
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from typing import Any
 import torch
 
 from pipeline.processes import num_cores
+from train.distributed import launch_id
 
+ENVIRONMENT = "environment.json"
 _PACKAGES = ("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "av", "numpy")
 
 
@@ -33,6 +36,7 @@ def describe_environment(command: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "hostname": platform.node(),
         "executable": sys.executable,
+        "launch": launch_id(),
     }
 
 
@@ -59,3 +63,12 @@ def _cpu_name() -> str | None:
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return names[0].partition(":")[2].strip() if names else platform.processor() or None
+
+
+def launch_of(run_dir: Path) -> str | None:
+    """The launch by torchrun that has last begun or gone on with a run; None where that is not known."""
+    try:
+        launch: str | None = json.loads((run_dir / ENVIRONMENT).read_bytes())["launch"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return launch

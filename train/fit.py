@@ -5,6 +5,7 @@ again continues to the bit.  Where the videos come from is left to :mod:`train.v
 """
 
 import json
+from collections import ChainMap
 from contextlib import ExitStack
 from dataclasses import asdict, fields
 from hashlib import blake2b
@@ -15,14 +16,14 @@ from torch import Tensor
 
 from model import synchronize_batch_norm, using_precise_bn
 from pipeline.batch import ClipBatch
-from pipeline.errors import TooManyBadVideos
+from pipeline.errors import InputError, TooManyBadVideos
 from pipeline.files import write_whole
 from pipeline.loader import ClipLoader
 from train.checkpoint import LAST, TrainState, load
 from train.config import Config, to_json
 from train.display import Display
-from train.distributed import ALONE, Ranks, batch_share
-from train.environment import describe_environment
+from train.distributed import ALONE, Ranks, batch_share, reaching_others
+from train.environment import ENVIRONMENT, describe_environment
 from train.loop import num_steps, train
 from train.methods import METHODS, Method
 from train.metrics import MetricsLog, Window, read_metrics
@@ -63,7 +64,10 @@ def fit(
             if begun:
                 state.restore(load(last), last)
                 check_same_split(run.dir, split)
+        steps = ranks.gather(state.step)
         with ranks.together():
+            if len(set(steps)) > 1:
+                raise InputError(f"the ranks found checkpoints of steps {steps}: all need to see the same {run.dir}")
             if ranks.is_first:
                 _write_provenance(config, videos, command)
         validation = Validation(config, videos, loader.decoder, stop, ranks=ranks)
@@ -84,7 +88,8 @@ def fit(
                 with using_precise_bn(method.recognizer, state.precise_bn):
                     return validation.center(recognizer)[method.modality].accuracy(split.labels)
 
-            module = ranks.data_parallel(method)
+            with reaching_others():
+                module = ranks.data_parallel(method)
             train(state, schedule, run.dir, evaluate, metrics, display, stop, module)
             accuracy = ranks.first(_recorded_test(run.dir, state.step))
             if accuracy is None:
@@ -92,16 +97,18 @@ def fit(
                 with using_precise_bn(method.recognizer, state.precise_bn or precise_bn()):
                     predictions = validation.test(recognizer)
                 accuracy = predictions[method.modality].accuracy(split.labels)
-                if ranks.is_first:
-                    write_predictions(run.dir, state.step, predictions, videos.index.paths, split.labels)
-                for path, reason in validation.skipped.items():
-                    metrics.write({"kind": "skipped", "step": state.step, "path": path, "reason": reason})
-                metrics.write({"kind": "test", "step": state.step, **asdict(accuracy)})
+                with ranks.together():
+                    if ranks.is_first:
+                        write_predictions(run.dir, state.step, predictions, videos.index.paths, split.labels)
+                    for path, reason in validation.skipped.items():
+                        metrics.write({"kind": "skipped", "step": state.step, "path": path, "reason": reason})
+                    metrics.write({"kind": "test", "step": state.step, **asdict(accuracy)})
                 skipped = validation.skipped
             else:
                 skipped = _recorded_skips(run.dir, state.step)
+        quarantined = ranks.gather(loader.quarantined)
         batch, bad = _sample(loader) if ranks.is_first else (None, {})
-        return accuracy, batch, {**skipped, **bad}
+        return accuracy, batch, dict(ChainMap(skipped, bad, *quarantined))
 
 
 def _sample(loader: ClipLoader) -> tuple[ClipBatch | None, dict[str, str]]:
@@ -168,7 +175,7 @@ def _write_provenance(config: Config, videos: Videos, command: str) -> None:
     for half in folder.glob("*.tmp"):
         half.unlink()  # left by a run that was killed while it wrote
     write_whole(folder / "config.json", to_json(config).encode())
-    write_whole(folder / "environment.json", (json.dumps(describe_environment(command), indent=2) + "\n").encode())
+    write_whole(folder / ENVIRONMENT, (json.dumps(describe_environment(command), indent=2) + "\n").encode())
     write_split(folder, videos.index, videos.split)
     videos.index.save(folder / INDEX)
     (folder / PARTIAL_INDEX).unlink(missing_ok=True)

@@ -100,7 +100,8 @@ def train(
         if state.step % config.run.log_every == 0 or state.step == last_step:
             record = {"epoch": schedule.epoch(state.step - 1), "lr": lr, **state.window.means(), **meter.read()}
             record["num_quarantined"] = len(set().union(*ranks.gather(list(state.loader.quarantined))))
-            metrics.write({"kind": "train", "step": state.step, **record})
+            with _saving_what_is_done(state, run_dir, metrics), ranks.together():
+                metrics.write({"kind": "train", "step": state.step, **record})
             display.log(state.step, record)
             meter.restart()
 
@@ -150,7 +151,8 @@ def _evaluate_and_save(
     checkpoint = evaluated.checkpoint()
     # Record, best, last: a run that dies in between resumes from the last before, which drops the record, evaluates
     # again with the same result, and writes the same best.
-    metrics.write({"kind": "val", "step": state.step, **asdict(accuracy)})
+    with state.ranks.together():
+        metrics.write({"kind": "val", "step": state.step, **asdict(accuracy)})
     best = [run_dir / BEST] if accuracy.top1 > state.best_top1 else []
     _save(checkpoint, metrics, state.ranks, *best, run_dir / LAST)
     state.evaluated_step, state.best_top1 = evaluated.evaluated_step, evaluated.best_top1

@@ -100,15 +100,16 @@ def compile_method(
 ) -> None:
     """Have a method compute its losses, and their gradients, as one compiled graph each from now on.
 
-    In place, which is what PyTorch recommends with DistributedDataParallel: wrap that around afterwards.  It then
-    reduces the gradients when the compiled backward pass is over, and not while it runs: 68 million of them, against
-    the compiler's freedom to fuse and order the whole pass.
+    In place, which is what PyTorch recommends with DistributedDataParallel: wrap that around afterwards.  The gradients
+    are then reduced when the compiled backward pass is over, and not while it runs.  By itself PyTorch would cut the
+    graph at every 25 MB of weights to overlap the two; here the compiler may fuse and order the whole pass.
 
     Args:
         method: a :class:`~train.methods.Method`; its first call compiles.
         cuda_graphs: replay the kernels as CUDA graphs.
         backend: of torch.compile; others than the default look at the graph in a fraction of the time.
     """
+    torch._dynamo.config.optimize_ddp = False
     method.compile(fullgraph=True, dynamic=False, backend=backend, mode="reduce-overhead" if cuda_graphs else None)
 
 

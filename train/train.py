@@ -53,8 +53,9 @@ from train.distributed import (
     joined,
     launched_ranks,
     program,
-    was_restarted,
+    restarted_launch,
 )
+from train.environment import launch_of
 from train.fit import fit
 from train.metrics import NonFiniteLossError
 from train.report import keep_sample, write_report
@@ -150,8 +151,9 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
         RankLostError: another rank has died.
     """
     with joined(launched_ranks(), find_device(config)) as ranks:
+        resumes = ranks.first(_goes_on(config))
         with ranks.together():
-            config = _settled(config, ranks)
+            config = _settled(config, ranks, resumes)
             configs = {config.run.method: config}
             if config.run.baseline:
                 baseline = with_method(config, config.run.baseline)
@@ -161,10 +163,15 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
         return _train_all(configs, command, ranks)
 
 
-def _settled(config: Config, ranks: Ranks) -> Config:
-    """The configuration with nothing left open; a run that torchrun has restarted goes on, and with its old steps."""
-    if was_restarted():
-        config = replace(config, run=replace(config.run, resume=True))
+def _goes_on(config: Config) -> bool:
+    """Whether to resume: if told to, or restarted by the torchrun that this run was begun with."""
+    launch = restarted_launch()
+    return config.run.resume or (launch is not None and launch_of(config.run.dir) == launch)
+
+
+def _settled(config: Config, ranks: Ranks, resumes: bool) -> Config:
+    """The configuration with nothing left open; a run that goes on keeps its steps."""
+    config = replace(config, run=replace(config.run, resume=resumes))
     begun_with = saved_world_size(config.run.dir / LAST) if config.run.resume else None
     config = resolve(config, begun_with or ranks.world_size, ranks.local_world_size)
     batch_share(config, ranks)  # or refuse, before anything is written
@@ -188,6 +195,8 @@ def _train_all(configs: Mapping[str, Config], command: str, ranks: Ranks) -> dic
             results[method], batch, bad = fit(method_config, videos, command, stop, ranks)
             samples.append(batch)
             left_out |= bad
+        with ranks.together():  # the report of the first rank must not end with another rank
+            stop.check()
     if not ranks.is_first:
         return results
     keep_sample(config.run.dir, samples[0], videos.split.class_names)

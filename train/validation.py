@@ -103,13 +103,16 @@ class Validation:
         config, num_batches = self.config, self.config.eval.precise_bn_batches
         if not num_batches:
             return {}
+        # As many clips as when the run began, whatever the number of ranks is by now; rounded up where it must be.
+        began_with = config.run.world_size or 1
+        batch_size = -(-config.eval.precise_bn_batch_size * began_with // self.ranks.world_size)
         views = precise_bn_views(
             self.videos.index,
             self.videos.split.unlabeled,
             clip_spec(config),
             seed=config.run.seed,
             pass_number=pass_number,
-            batch_size=config.eval.precise_bn_batch_size,
+            batch_size=batch_size,
             num_batches=num_batches,
             tg=modality == "tg",
             rank=self.ranks.rank,

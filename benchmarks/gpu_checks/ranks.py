@@ -16,6 +16,7 @@ from model import synchronize_batch_norm
 from pipeline.batch import ClipBatch, Views
 from train.distributed import ALONE, Ranks, joined
 from train.methods import METHODS
+from train.step import compile_method
 
 # Of the largest gradient, or of the loss.  float32 on CPUs differs by 1e-6; on GPUs convolutions compute in TF32.
 _TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
@@ -90,7 +91,7 @@ def share(batch: Any, rank: int) -> Any:
 
 
 def losses_and_gradients(
-    method_name: str, batch: ClipBatch, ranks: Ranks, device: str, **constants: Any
+    method_name: str, batch: ClipBatch, ranks: Ranks, device: str, *, backend: str | None = None, **constants: Any
 ) -> dict[str, dict[str, Tensor]]:
     """One step without dropout, up to the gradients.
 
@@ -99,6 +100,7 @@ def losses_and_gradients(
         batch: this rank's clips.
         ranks: those that train.
         device: "cpu" or "cuda".
+        backend: of torch.compile; None computes as it is.
         constants: of the method, where not the defaults; pseudo-labels count from the start, however unsure.
 
     Returns:
@@ -112,6 +114,8 @@ def losses_and_gradients(
     if ranks.world_size > 1:
         synchronize_batch_norm(method)
     method.to(ranks.device(device)).to(memory_format=torch.channels_last_3d)
+    if backend:
+        compile_method(method, backend=backend)
     module = ranks.data_parallel(method)  # held until the gradients are there: DDP that is gone averages none
     terms = module(_moved(batch, ranks.device(device)), torch.zeros((), device=device))
     terms["loss"].backward()

@@ -141,14 +141,9 @@ def _other_batch(config: Config) -> Config:
     return replace(config, optim=replace(config.optim, batch_labeled=2))
 
 
-def _other_precision(config: Config) -> Config:
-    return with_run(config, precision="bf16")
-
-
 @pytest.mark.parametrize(
     ("change", "names"),
     [
-        (_other_precision, "run.precision fp32 is now bf16"),
         (_other_width, "model.width 8 is now 16"),
         (_other_seed, "run.seed 0 is now 5"),
         (_other_batch, "optim.batch_labeled 4 is now 2"),

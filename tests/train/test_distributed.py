@@ -42,6 +42,7 @@ METHOD_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "in its warm-up": ("temporal_gradient", {"warmup_epochs": 1}),
     "without alignment": ("temporal_gradient", {"alignment_weight": 0.0}),
     "without contrast": ("temporal_gradient", {"info_nce_weight": 0.0}),
+    "compiled": ("temporal_gradient", {"backend": "aot_eager"}),
 }
 FAULTS: dict[str, Callable[[int], Exception | None]] = {
     "nothing": lambda rank: None,
@@ -73,6 +74,7 @@ def rank_worker(rank: int, folder: str, port: int) -> None:
     with joined(Ranks(rank, 2, rank, 2), "cpu") as ranks:
         for name, (method, constants) in METHOD_OPTIONS.items():
             results[name] = losses_and_gradients(method, share(whole_batch(), rank), ranks, "cpu", **constants)
+        results["num_graphs"] = int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
         notes: dict[str, str] = {}
         for name, fault in FAULTS.items():
             with noting(notes, name), ranks.together():
@@ -114,7 +116,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", METHOD_OPTIONS)
 def test_two_ranks_have_loss_and_gradients_of_one_process(name: str, ranks: list[dict[str, Any]]) -> None:
     method, constants = METHOD_OPTIONS[name]
-    whole = losses_and_gradients(method, whole_batch(), ALONE, "cpu", **constants)
+    whole = losses_and_gradients(method, whole_batch(), ALONE, "cpu", **{**constants, "backend": None})
     halves = [rank[name] for rank in ranks]
     for term, value in whole["terms"].items():
         mean = torch.stack([half["terms"][term] for half in halves]).mean()
@@ -126,6 +128,10 @@ def test_two_ranks_have_loss_and_gradients_of_one_process(name: str, ranks: list
             difference = (half["gradients"][parameter] - gradient).abs().max()
             assert difference < 1e-4 * largest, f"{parameter}: {difference} of {largest}"
         torch.testing.assert_close(half["buffers"], whole["buffers"], rtol=1e-4, atol=1e-5)
+
+
+def test_several_ranks_too_compile_one_graph(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["num_graphs"] for rank in ranks] == [1, 1]
 
 
 def test_what_is_raised_on_one_rank_is_raised_on_all(ranks: list[dict[str, Any]]) -> None:

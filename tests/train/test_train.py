@@ -356,6 +356,19 @@ def test_accuracies_of_a_finished_run_are_read_back(finished: Path) -> None:
     assert _recorded_test(finished / "run", NUM_STEPS - 1) is None
 
 
+def test_a_run_is_resumed_unasked_only_where_the_same_launch_has_begun_it(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert main(demo(finished)) == 2  # another launch found the folder taken, and torchrun tried again
+    assert "already holds a run" in capsys.readouterr().err
+    assert main(demo(finished, "--run.resume")) == 0
+    assert main(demo(finished)) == 0
+
+
 def test_names_that_are_not_utf8_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
     monkeypatch.setattr(sys, "stdout", out)
