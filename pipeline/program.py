@@ -1,5 +1,7 @@
 """What the programs of the data path share: how they report errors and signals, and their exit status."""
 
+import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -9,6 +11,7 @@ import tyro
 
 from pipeline.errors import InputError
 
+UNREAD = 128 + signal.SIGPIPE  # what shells say of programs that a broken pipe ends
 NO_PROCESSES = "worker processes end as soon as they are started: is there memory left for them?"
 
 
@@ -21,7 +24,8 @@ def run_program(function: Callable[..., int | None], name: str, kept: str = "") 
         kept: said after what stopped it: "; " and what is kept.
 
     Returns:
-        The exit status: 2 for a mistake in the input, 1 where the system refused something, 130 after Ctrl-C.
+        The exit status: 2 for a mistake in the input, 1 where the system refused something, 130 after Ctrl-C, 141
+        where nobody reads what is printed any more, of which nothing is said.
 
     Raises:
         SystemExit: with 143, after SIGTERM.
@@ -34,7 +38,9 @@ def run_program(function: Callable[..., int | None], name: str, kept: str = "") 
     before = signal.signal(signal.SIGTERM, terminate)
     print_odd_names()
     try:
-        return tyro.cli(function, prog=name) or 0
+        status = tyro.cli(function, prog=name) or 0
+        sys.stdout.flush()  # at the interpreter's exit its errors would be nobody's
+        return status
     except InputError as error:
         print("error:", error, file=sys.stderr)
         return 2
@@ -42,13 +48,29 @@ def run_program(function: Callable[..., int | None], name: str, kept: str = "") 
         print(f"error: {NO_PROCESSES}{kept}", file=sys.stderr)
         return 1
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            return UNREAD
         print(f"error: {error}{kept}", file=sys.stderr)
         return 1
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich has met it, and ends the program with 1
+            return UNREAD
+        raise
     except KeyboardInterrupt:
         print(f"interrupted{kept}", file=sys.stderr)
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _is_unread() -> bool:
+    """Whether standard output is a pipe that nobody reads any more; nothing more is written to it then."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # errors alone
+    is_unread = bool(poll.poll(0))
+    if is_unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return is_unread
 
 
 def print_odd_names() -> None:

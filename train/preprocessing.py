@@ -52,7 +52,8 @@ def describe(run: SavedRun) -> dict[str, Any]:
             f"for t = 0 ... {data.clip_len - 1}.",
             f"Take {NUM_TEST_CLIPS} clips, which start at int(i * span + span / 2) for i = 0 ... {NUM_TEST_CLIPS - 1}, "
             f"where span = (num_frames - {window} + 1) / {NUM_TEST_CLIPS}; all at 0 where span is not positive.",
-            f"Resize each frame bilinearly to a short side of {size} pixels, the long side in proportion.",
+            f"Resize each frame bilinearly and antialiased (the filter widens where it shrinks, as FFmpeg's swscale "
+            f"does with flags=bilinear) to a short side of {size} pixels, the long side in proportion.",
             f"Cut {NUM_TEST_CROPS} squares of {size} x {size} pixels out of each clip: at both ends of the long side "
             "and in its middle.",
             "Give them to the network as uint8 RGB, 0 to 255, in the order batch, time, height, width, channel.",

@@ -141,10 +141,11 @@ def _draw(draw: Callable[[Axes, Runs], None], axes: Axes, runs: Runs) -> None:
 
 
 def _plot(axes: Axes, records: list[Record], name: str, label: str, **line: float | str) -> None:
-    """Plot a number over the steps; does nothing where no record has it."""
+    """Plot a number over the steps, a lone one as a dot; does nothing where no record has it."""
     points = np.array([(r["step"], r[name]) for r in records if r.get(name) is not None], dtype=float)
     if len(points):
         stretches = np.array_split(points, min(len(points), _MAX_POINTS))
+        line = {"marker": "o", "markersize": 4.0, **line} if len(points) == 1 else line  # it would not be seen
         axes.plot(*np.array([stretch.mean(axis=0) for stretch in stretches]).T, label=label, **line)  # type: ignore[arg-type]
 
 

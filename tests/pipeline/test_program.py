@@ -7,8 +7,10 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 import pytest
+from rich.console import Console
 
 from pipeline.errors import InputError
 from pipeline.program import run_program
@@ -35,6 +37,7 @@ def raising(error: BaseException) -> Callable[[], None]:
         (InputError("no such folder"), 2, "error: no such folder\n"),
         (BrokenProcessPool("a process terminated"), 1, "error: worker processes end as soon as .*; all is kept\n"),
         (OSError(28, "No space left"), 1, "error: .* No space left; all is kept\n"),
+        (BrokenPipeError(32, "Broken pipe"), 1, "error: .* Broken pipe; all is kept\n"),  # of a worker process
         (KeyboardInterrupt(), 130, "interrupted; all is kept\n"),
     ],
 )
@@ -45,6 +48,18 @@ def test_what_stops_a_program_is_one_line(
     printed = capfd.readouterr().err
     assert printed.count("\n") == 1
     assert re.fullmatch(message, printed)
+
+
+@pytest.mark.parametrize("show", [print, partial(print, flush=True), lambda text: Console().print(text)])
+def test_a_program_that_nobody_listens_to_ends_in_silence(
+    show: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        assert run_program(lambda: show("a line"), "program", "; all is kept") == 141
+    assert capfd.readouterr().err == ""
 
 
 def test_sigterm_ends_a_program_with_its_status() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from rich.console import Console
 
@@ -18,7 +19,7 @@ from train.metrics import METRICS_FILE, MetricsLog, Record
 from train.predictions import PREDICTIONS, write_predictions
 from train.report import keep_sample, main, write_report
 from train.report_contents import RESULTS_HEADER, read_notes, result_table, speeds, what_was_trained
-from train.report_figures import chart_svgs, draw_curves
+from train.report_figures import CHARTS, chart_svgs, draw_curves
 from train.scoring import Accuracy, Predictions
 from train.split_record import write_left_out
 
@@ -194,6 +195,12 @@ def test_curves_show_the_baseline_too() -> None:
 def test_curves_of_a_run_without_steps_are_empty_not_an_error(records: list[Record]) -> None:
     assert draw_curves({"fixmatch": records}).startswith(b"\x89PNG")
     assert set(chart_svgs({"fixmatch": records})) == ({"accuracy"} if records else set())
+
+
+def test_a_lone_number_is_a_dot() -> None:
+    axes = Figure().subplots()
+    CHARTS["pseudo-labels"](axes, {"a": RECORDS[:2]})
+    assert [line.get_marker() for line in axes.lines] == ["None", "o"]
 
 
 def test_charts_of_long_runs_stay_small() -> None:
