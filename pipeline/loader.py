@@ -84,7 +84,7 @@ class ClipLoader:
         max_bad_fraction: float = 0.01,
     ) -> None:
         spec = spec if needs.tg else replace(spec, tg_stride=0)
-        self.steps_per_epoch = max(1, len(split.unlabeled) // (batch_unlabeled * world_size))
+        self.steps_per_epoch = steps_per_epoch(len(split.unlabeled), batch_unlabeled, world_size)
         # Validation videos count too: what cannot be decoded is said before training, not after an epoch of it.
         rows = np.unique(np.concatenate([split.labeled, split.unlabeled, split.val]))
         decoder = self.decoder = choose_decoder(index, rows, decoder, device)
@@ -275,6 +275,11 @@ def _assemble(
         parts.append(Part(np.array(rows[start:stop]), weak, strong))
         start = stop
     return parts, {}
+
+
+def steps_per_epoch(num_unlabeled: int, batch_unlabeled: int, world_size: int) -> int:
+    """Steps in one pass of all ranks over the unlabeled videos; a last batch that is not full is left out."""
+    return max(1, num_unlabeled // (batch_unlabeled * world_size))
 
 
 def choose_decoder(index: VideoIndex, rows: np.ndarray, decoder: str, device: str) -> str:

@@ -10,10 +10,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 
 from pipeline.lists import printable
 
+_CORNER = "true \\ guessed"
+_TERMINAL = 80  # cells of a line
+_BORDERS = 3  # of these around each column, and one more at the end
 _MAX_COLUMNS = 12  # classes whose matrix fits a terminal
 _MAX_PAIRS = 10  # confused pairs that are listed where it does not
 _MAX_NUMBERS = 25  # classes whose counts can be read in the picture
@@ -65,9 +69,10 @@ def confusion_table(matrix: np.ndarray, class_names: Sequence[str]) -> Table:
     """
     names = [printable(name) for name in class_names]
     if len(names) <= _MAX_COLUMNS:
-        table = Table("true \\ guessed", *(str(column) for column in range(len(names))))
-        for row, counts in enumerate(matrix.tolist()):
-            table.add_row(f"{row} {names[row]}", *(str(count) if count else "." for count in counts))
+        rows, columns = _headings(names)
+        table = Table(_CORNER, *columns)
+        for row, counts in zip(rows, matrix.tolist(), strict=True):
+            table.add_row(row, *(str(count) if count else "." for count in counts))
         return table
     table = Table("class", "taken for", "times", "of")
     mistakes = matrix - np.diag(matrix.diagonal())
@@ -76,6 +81,15 @@ def confusion_table(matrix: np.ndarray, class_names: Sequence[str]) -> Table:
         if mistakes[row, column]:
             table.add_row(names[row], names[column], str(mistakes[row, column]), str(matrix[row].sum()))
     return table
+
+
+def _headings(names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Of rows and columns: names, cut where they must be; numbers for columns where that leaves none, or two alike."""
+    room = (_TERMINAL - max(map(cell_len, (_CORNER, *names))) - _BORDERS - 1) // len(names) - _BORDERS
+    cut = [name if cell_len(name) <= room else set_cell_size(name, max(room - 1, 0)) + "…" for name in names]
+    if room > 1 and len(set(cut)) == len(cut):
+        return names, cut
+    return [f"{row} {name}" for row, name in enumerate(names)], [str(column) for column in range(len(names))]
 
 
 def confusion_csv(matrix: np.ndarray, class_names: Sequence[str]) -> str:
@@ -88,7 +102,7 @@ def confusion_csv(matrix: np.ndarray, class_names: Sequence[str]) -> str:
     names = [printable(name) for name in class_names]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true \\ guessed", *names])
+    writer.writerow([_CORNER, *names])
     writer.writerows([name, *counts] for name, counts in zip(names, matrix.tolist(), strict=True))
     return text.getvalue()
 

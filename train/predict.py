@@ -79,11 +79,11 @@ def predict(
     if top < 1:
         raise InputError(f"--top {top} names no class: take 1 or more")
     saved = open_run(run, checkpoint, device)
-    num_videos = 0
+    num_given = 0
     bad = []
     with _progress(as_json) as bar, _unlogged():
         for prediction in predictions(saved, videos, center_clip=center_clip, bar=bar):
-            num_videos += 1
+            num_given += 1
             if prediction.probabilities is None:
                 bad.append(prediction)
             if as_json:
@@ -95,8 +95,19 @@ def predict(
     for video, _, reason in bad:
         print(f"not predicted: {printable(str(video))}: {printable(reason)}", file=sys.stderr)
     if bad:
-        print(f"error: {len(bad)} of {num_videos} videos could not be predicted", file=sys.stderr)
+        print(f"error: {_what_is_bad(bad, num_given)}", file=sys.stderr)
     return 1 if bad else 0
+
+
+def _what_is_bad(bad: Sequence[Prediction], num_given: int) -> str:
+    num_folders = sum(one.video.is_dir() for one in bad)
+    num_bad, num_videos = len(bad) - num_folders, num_given - num_folders
+    in_words = []
+    if num_bad:
+        in_words.append(f"{num_bad} of {num_videos} videos could not be predicted")
+    if num_folders:
+        in_words.append(f"no videos found in {num_folders} folder{'s' if num_folders > 1 else ''}")
+    return "; ".join(in_words)
 
 
 def predictions(run: SavedRun, given: Sequence[Path], *, center_clip: bool, bar: Progress) -> Iterator[Prediction]:

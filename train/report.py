@@ -33,6 +33,7 @@ from train.report_contents import (
     read_notes,
     result_rows,
     speeds,
+    what_is_unfinished,
     what_was_trained,
 )
 from train.report_figures import chart_svgs, draw_curves
@@ -80,6 +81,7 @@ def write_report(run_dir: Path, videos: Videos | None = None, data_root: Path | 
     report = Report(
         title=" and ".join(notes.runs),
         run_dir=str(run_dir),
+        unfinished=what_is_unfinished(notes),
         cards=headline(notes, results),
         results_header=RESULTS_HEADER,
         results=list(result_rows(results)),
@@ -140,15 +142,11 @@ def _summary(report: Report) -> str:
     lines = [
         f"# {report.title}",
         "",
+        *([f"{report.unfinished}.", ""] if report.unfinished else []),
         *(f"- {name}: {value}" for name, value in report.trained),
         "",
         *_list_of_left_out(report.left_out),
-        "Accuracy of the network that is kept on the validation videos, 10 clips x 3 crops of each:",
-        "",
-        f"| {' | '.join(report.results_header)} |",
-        "|---|---:|---:|---:|---:|",
-        *(f"| {' | '.join(row)} |" for row in report.results),
-        "",
+        *_table_of_results(report),
         "    " + report.command,
         "",
         "![losses and accuracies by step](curves.png)",
@@ -159,6 +157,16 @@ def _summary(report: Report) -> str:
         "",
     ]
     return printable("\n".join(lines))
+
+
+def _table_of_results(report: Report) -> Iterable[str]:
+    if report.results:
+        yield "Accuracy of the network that is kept on the validation videos, 10 clips x 3 crops of each:"
+        yield ""
+        yield f"| {' | '.join(report.results_header)} |"
+        yield "|---" + "|---:" * (len(report.results_header) - 1) + "|"
+        yield from (f"| {' | '.join(row)} |" for row in report.results)
+        yield ""
 
 
 def _list_of_left_out(left_out: Mapping[str, str]) -> Iterable[str]:

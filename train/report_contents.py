@@ -14,6 +14,8 @@ from rich.table import Table
 
 from pipeline.errors import InputError
 from pipeline.lists import read_list
+from pipeline.loader import steps_per_epoch
+from train.checkpoint import LAST, load
 from train.config import Config, from_json
 from train.confusion import draw_confusion
 from train.hardware import NAMES as HARDWARE
@@ -38,6 +40,7 @@ class Notes:
         environment: as :func:`train.environment.describe_environment` tells it.
         split: as :func:`train.split_record.write_split` does.
         labels: classes of the labeled videos.
+        step: optimizer steps the method has done, as its checkpoint or its last record says, whichever is newer.
         runs: records of the method, and of the baseline where it has been begun.
         left_out: why videos were left out, by path.
     """
@@ -46,6 +49,7 @@ class Notes:
     environment: dict[str, Any]
     split: dict[str, Any]
     labels: list[int]
+    step: int
     runs: Runs
     left_out: dict[str, str]
 
@@ -76,18 +80,43 @@ def read_notes(run_dir: Path) -> Notes:
         folders = {config.run.method: run_dir}
         if config.run.baseline:
             folders[config.run.baseline] = run_dir / config.run.baseline
+        runs = {method: read_metrics(folder) for method, folder in folders.items() if folder.is_dir()}
         return Notes(
             config,
             json.loads((run_dir / "environment.json").read_text()),
             json.loads((run_dir / SPLIT).read_text()),
             [entry.label for entry in read_list(run_dir / LABELED)],
-            {method: read_metrics(folder) for method, folder in folders.items() if folder.is_dir()},
+            _steps_done(run_dir, runs[config.run.method]),
+            runs,
             read_left_out(run_dir),
         )
     except FileNotFoundError as error:
         raise InputError(f"{run_dir} is not the folder of a run: there is no {error.filename}") from None
     except (ValueError, TypeError) as error:
         raise InputError(f"a note of the run in {run_dir} is damaged: {error}") from error
+
+
+def _steps_done(run_dir: Path, records: list[Record]) -> int:
+    logged = max((int(record["step"] or 0) for record in records), default=0)
+    try:
+        return max(logged, int(load(run_dir / LAST, mmap=True)["step"]))
+    except InputError:  # there is none yet, or it is damaged
+        return logged
+
+
+def what_is_unfinished(notes: Notes) -> str:
+    """How far a method has come that has not had its final test, and how good it was then; nothing after that."""
+    if notes.config.run.method in final_accuracies(notes.runs):
+        return ""
+    run, optim = notes.config.run, notes.config.optim
+    num_train = notes.split.get("num_videos", {}).get("to train on")
+    of = ""
+    if num_train is not None:
+        last = optim.epochs * steps_per_epoch(num_train, optim.batch_unlabeled, run.world_size or 1)
+        of = f" of {min(last, run.max_steps or last)}"
+    center = [record for record in notes.records if record["kind"] == "val"][-1:]
+    at = [f"; at step {r['step']} top-1 {r['top1']:.1%} on one center clip of {r['num_videos']} videos" for r in center]
+    return f"unfinished: step {notes.step}{of}{''.join(at)}"
 
 
 def final_accuracies(runs: Runs) -> dict[str, Accuracy]:
@@ -132,6 +161,8 @@ def what_was_trained(notes: Notes) -> list[tuple[str, str]]:
     """Videos, labels, clips, networks and schedule, a line each."""
     run, data, optim, split = notes.config.run, notes.config.data, notes.config.optim, notes.split
     steps = [record for record in notes.records if record["kind"] == "train"]
+    logged = steps[-1]["step"] if steps else 0
+    first = f", the first {logged}" if logged != notes.step else ""
     rows = [
         ("method", run.method + (f", compared with {run.baseline}" if run.baseline else "")),
         ("videos", ", ".join(f"{number} {what}" for what, number in split.get("num_videos", {}).items())),
@@ -142,7 +173,7 @@ def what_was_trained(notes: Notes) -> list[tuple[str, str]]:
         ("network", f"R3D-18 of {notes.config.model.width} channels"),
         ("a step", f"{optim.batch_labeled} labeled and {optim.batch_unlabeled} unlabeled clips"),
         ("schedule", f"{optim.epochs} epochs, of these {optim.warmup_epochs} warm-up to learning rate {optim.lr:g}"),
-        ("done", f"{steps[-1]['step'] if steps else 0} steps in {_duration(steps)}"),
+        ("done", f"{notes.step} steps{first} in {_duration(steps)}"),
         ("seed", str(run.seed)),
     ]
     return [(name, value) for name, value in rows if value]

@@ -49,6 +49,7 @@ class Report:
     Attributes:
         title: methods compared.
         run_dir: folder of the run.
+        unfinished: how far a run has come that has not been tested; nothing after that.
         cards: the numbers in large print, and what they are.
         results_header: of the table of accuracies.
         results: a row for each method that was tested.
@@ -67,6 +68,7 @@ class Report:
 
     title: str
     run_dir: str
+    unfinished: str
     cards: list[tuple[str, str]]
     results_header: Row
     results: list[Row]

@@ -38,7 +38,8 @@ def test_hardest_classes_come_first_with_what_they_are_taken_for() -> None:
 
 def test_small_matrices_are_printed_and_large_ones_as_their_worst_pairs() -> None:
     small = printed(confusion_table(MATRIX, NAMES))
-    assert "│ 0 [red]hug     │ 3 │ 1 │ . │ . │" in small
+    assert "┃ true \\ guessed ┃ [red]hug ┃ a $b$, c ┃ caf\ufffd ┃ 跑:fire: ┃" in small
+    assert "│ [red]hug       │ 3        │ 1        │ .    │ .        │" in small
     large = np.eye(400, dtype=np.int64) * 5
     large[7, 9] = 3
     pairs = [
@@ -46,6 +47,20 @@ def test_small_matrices_are_printed_and_large_ones_as_their_worst_pairs() -> Non
     ]
     assert [cell.strip() for cell in pairs[0].strip("│").split("│")] == ["c7", "c9", "3", "8"]
     assert len(pairs) == 1
+
+
+@pytest.mark.parametrize("num_classes", [2, 7, 12])
+def test_columns_are_headed_by_names_while_those_fit(num_classes: int) -> None:
+    names = [f"{letter} class of a name" for letter in "abcdefghijkl"[:num_classes]]
+    matrix = np.eye(num_classes, dtype=np.int64)
+    shortened, numbered = (printed(confusion_table(matrix, given)) for given in (names, [name[::-1] for name in names]))
+    assert max(map(len, shortened.splitlines())) <= 80
+    heads = [[cell.strip() for cell in text.splitlines()[1].split("┃")[2:-1]] for text in (shortened, numbered)]
+    if num_classes == 2:
+        assert heads[0] == names
+    elif num_classes == 7:
+        assert heads[0] == [f"{name[:4].strip()}…" for name in names]
+    assert (heads[1] == [str(row) for row in range(num_classes)]) == (num_classes > 2)
 
 
 def test_csv_reads_back() -> None:

@@ -99,3 +99,6 @@ def test_nothing_to_predict_is_said(finished: Path, tmp_path: Path, capfd: pytes
     printed = capfd.readouterr()
     assert printed.out == ""
     assert f"not predicted: {tmp_path}: there are no videos in it" in printed.err
+    assert printed.err.endswith("error: no videos found in 1 folder\n")
+    assert predict(finished / "run", (tmp_path, tmp_path / "gone.mp4"), device="cpu") == 1
+    assert capfd.readouterr().err.endswith("error: 1 of 1 videos could not be predicted; no videos found in 1 folder\n")

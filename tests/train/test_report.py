@@ -18,7 +18,7 @@ from train.environment import describe_environment
 from train.metrics import METRICS_FILE, MetricsLog, Record
 from train.predictions import PREDICTIONS, write_predictions
 from train.report import keep_sample, main, write_report
-from train.report_contents import RESULTS_HEADER, read_notes, result_table, speeds, what_was_trained
+from train.report_contents import RESULTS_HEADER, read_notes, result_table, speeds, what_is_unfinished, what_was_trained
 from train.report_figures import CHARTS, chart_svgs, draw_curves
 from train.scoring import Accuracy, Predictions
 from train.split_record import write_left_out
@@ -133,10 +133,32 @@ def test_what_is_missing_is_said(run: Path) -> None:
 @pytest.mark.parametrize("records", [[], RECORDS[:1]])
 def test_unfinished_run_has_a_report_of_what_there_is(run: Path, records: list[Record]) -> None:
     write_records(run, records)
+    shutil.rmtree(run / "fixmatch")
     (run / PREDICTIONS).unlink()
     text = write_report(run).read_text()
     assert "the run is not finished" in text
     assert ("0 steps in " in text) == (not records)
+    summary = (run / "report" / "summary.md").read_text()
+    shown = f"unfinished: step {len(records)}"
+    assert shown in text
+    assert summary.split("\n")[2].startswith(shown)
+    assert "Accuracy of the network" not in summary
+
+
+def test_stopped_run_says_how_far_its_checkpoint_is_and_how_good_it_was(run: Path) -> None:
+    split = json.loads((run / "split.json").read_text())
+    split["num_videos"] = {"in all": 12, "to train on": 9}
+    (run / "split.json").write_text(json.dumps(split))
+    write_records(run, RECORDS[:3])
+    torch.save({"format": 1, "step": 3}, run / "last.pt")
+    notes = read_notes(run)
+    optim = notes.config.optim
+    last = min(9 // optim.batch_unlabeled * optim.epochs, notes.config.run.max_steps or 1000)
+    center = "at step 2 top-1 40.0% on one center clip of 6 videos"
+    assert what_is_unfinished(notes) == f"unfinished: step 3 of {last}; {center}"
+    assert dict(what_was_trained(notes))["done"] == "3 steps, the first 2 in 0 min 0 s"
+    write_records(run, RECORDS)
+    assert what_is_unfinished(read_notes(run)) == ""
 
 
 def test_sample_of_an_earlier_end_goes_when_there_is_none_any_more(run: Path) -> None:

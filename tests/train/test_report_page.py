@@ -56,6 +56,7 @@ def make_report(num_classes: int, text: str = "plain") -> Report:
     return Report(
         title=text,
         run_dir=text,
+        unfinished=text,
         cards=[("50%", text)],
         results_header=("method", "top-1"),
         results=[(text, "50%")],
