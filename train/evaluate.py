@@ -180,10 +180,11 @@ def _show(console: Console, saved: SavedRun, scores: Mapping[str, _Score]) -> No
     matrices = {name: score.matrix for name, score in scores.items()}
     console.print(class_table(matrices, saved.class_names, max_classes=_MAX_CLASSES))
     console.print(confusion_table(matrices[recognizer], saved.class_names))
-    table = Table("network", "top-1", "top-5", "mean of classes", "videos")
+    has_top5 = len(saved.class_names) > 5
+    table = Table("network", "top-1", *(["top-5"] if has_top5 else []), "mean of classes", "videos")
     for name, score in scores.items():
         found = score.accuracy
-        numbers = (f"{share:.1%}" for share in (found.top1, found.top5, found.mean_class))
+        numbers = (f"{share:.1%}" for share in (found.top1, *([found.top5] if has_top5 else []), found.mean_class))
         table.add_row(f"{name}, the recognizer" if name == recognizer else name, *numbers, str(found.num_videos))
     console.print(table)
 

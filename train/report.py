@@ -24,7 +24,6 @@ from train.metrics import write_pictures
 from train.predictions import SavedPredictions, read_predictions
 from train.report_clips import ExplainedClip, as_jpeg, explain_clips
 from train.report_contents import (
-    RESULTS_HEADER,
     Notes,
     confusion_section,
     describe_machine,
@@ -32,6 +31,7 @@ from train.report_contents import (
     headline,
     read_notes,
     result_rows,
+    results_header,
     speeds,
     what_is_unfinished,
     what_was_trained,
@@ -83,8 +83,8 @@ def write_report(run_dir: Path, videos: Videos | None = None, data_root: Path | 
         run_dir=str(run_dir),
         unfinished=what_is_unfinished(notes),
         cards=headline(notes, results),
-        results_header=RESULTS_HEADER,
-        results=list(result_rows(results)),
+        results_header=results_header(len(notes.output_names)),
+        results=list(result_rows(results, len(notes.output_names))),
         trained=what_was_trained(notes),
         charts=chart_svgs(notes.runs),
         confusion=None if matrix is None else confusion_section(matrix, notes.output_names),

@@ -27,7 +27,6 @@ from train.report_page import ConfusionSection, Row
 from train.scoring import Accuracy
 from train.split_record import LABELED, SPLIT, read_left_out
 
-RESULTS_HEADER = ("method", "top-1", "top-5", "mean of classes", "videos")
 _MAX_CELLS = 25  # classes whose confusions fit a table
 
 
@@ -129,16 +128,22 @@ def final_accuracies(runs: Runs) -> dict[str, Accuracy]:
     return found
 
 
-def result_rows(results: Mapping[str, Accuracy]) -> Iterable[Row]:
-    """A row below :data:`RESULTS_HEADER` for each method."""
+def results_header(num_classes: int) -> Row:
+    """What stands above :func:`result_rows`."""
+    return ("method", "top-1", *(["top-5"] if num_classes > 5 else []), "mean of classes", "videos")
+
+
+def result_rows(results: Mapping[str, Accuracy], num_classes: int) -> Iterable[Row]:
+    """A row for each method; without top-5 where that is always 100 %."""
     for method, r in results.items():
-        yield method, f"{r.top1:.1%}", f"{r.top5:.1%}", f"{r.mean_class:.1%}", str(r.num_videos)
+        top5 = [f"{r.top5:.1%}"] if num_classes > 5 else []
+        yield method, f"{r.top1:.1%}", *top5, f"{r.mean_class:.1%}", str(r.num_videos)
 
 
-def result_table(results: Mapping[str, Accuracy]) -> Table:
+def result_table(results: Mapping[str, Accuracy], num_classes: int) -> Table:
     """Final accuracies for a terminal."""
-    table = Table(*RESULTS_HEADER)
-    for row in result_rows(results):
+    table = Table(*results_header(num_classes))
+    for row in result_rows(results, num_classes):
         table.add_row(*row)
     return table
 

@@ -28,7 +28,7 @@ class Accuracy:
 
     Attributes:
         top1: share of the videos whose class is the first guess.
-        top5: ... is among the first five guesses, or all K if K < 5.
+        top5: ... is among the first five guesses, or all K if K < 5; tells nothing unless K > 5, and is not shown.
         mean_class: recall of each class, averaged over the classes that occur among labels or guesses.  A class
             that is only guessed counts 0.
         num_videos: videos evaluated.

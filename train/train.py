@@ -204,7 +204,7 @@ def _train_all(configs: Mapping[str, Config], command: str, ranks: Ranks) -> dic
     page = write_report(config.run.dir, videos)
     for path, reason in sorted(left_out.items()):
         console.print(f"gone bad, left out: {path}: {reason}")
-    console.print(result_table(results))
+    console.print(result_table(results, len(config.model.output_names(videos.split.class_names))))
     console.print(f"report: {page}")
     return results
 

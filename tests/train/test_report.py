@@ -18,7 +18,7 @@ from train.environment import describe_environment
 from train.metrics import METRICS_FILE, MetricsLog, Record
 from train.predictions import PREDICTIONS, write_predictions
 from train.report import keep_sample, main, write_report
-from train.report_contents import RESULTS_HEADER, read_notes, result_table, speeds, what_is_unfinished, what_was_trained
+from train.report_contents import read_notes, result_table, results_header, speeds, what_is_unfinished, what_was_trained
 from train.report_figures import CHARTS, chart_svgs, draw_curves
 from train.scoring import Accuracy, Predictions
 from train.split_record import write_left_out
@@ -231,10 +231,14 @@ def test_charts_of_long_runs_stay_small() -> None:
     assert sizes[1] < 1.5 * sizes[0]
 
 
-def test_table_has_a_row_for_each_method() -> None:
+@pytest.mark.parametrize("num_classes", [5, 6])
+def test_table_has_a_row_for_each_method_and_top5_where_it_tells_something(num_classes: int) -> None:
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(result_table({"fixmatch": Accuracy(0.5, 1.0, 0.45, 20), "supervised": Accuracy(0.25, 0.75, 0.2, 20)}))
-    lines = console.export_text().splitlines()
-    assert all(name in lines[1] for name in RESULTS_HEADER)
-    assert any("fixmatch" in line and "50.0%" in line and "100.0%" in line and "45.0%" in line for line in lines)
+    results = {"fixmatch": Accuracy(0.5, 0.875, 0.45, 20), "supervised": Accuracy(0.25, 0.75, 0.2, 20)}
+    console.print(result_table(results, num_classes))
+    text = console.export_text()
+    lines = text.splitlines()
+    assert all(name in lines[1] for name in results_header(num_classes))
+    assert any("fixmatch" in line and "50.0%" in line and "45.0%" in line for line in lines)
     assert any("supervised" in line and "25.0%" in line for line in lines)
+    assert ("87.5%" in text) == ("top-5" in text) == (num_classes > 5)
