@@ -7,7 +7,7 @@ What a loss is, is left to the method; where batches come from, to the loader.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,9 @@ def _saving_what_is_done(state: TrainState, run_dir: Path, metrics: MetricsLog) 
         yield
     except Exception as error:
         if state.ranks.all_raise(error):  # or the others are not here to tell their part of the state
-            _save(state.checkpoint(), metrics, state.ranks, run_dir / LAST)
+            # A disk that has refused a record refuses a checkpoint too; the first refusal is the one to be told.
+            with suppress(OSError) if isinstance(error, OSError) else nullcontext():
+                _save(state.checkpoint(), metrics, state.ranks, run_dir / LAST)
         raise
 
 
