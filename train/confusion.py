@@ -1,6 +1,7 @@
 """Which classes are recognised, and for which others they are taken: tables for a terminal, CSV, and a picture.
 
-Promises names printed as they are, whatever characters are in them.  Counting is left to :mod:`train.scoring`.
+Promises names printed as they are, whatever characters are in them.  Counting is left to :mod:`train.scoring`,
+which classes are worth a line to :mod:`train.report_classes`.
 """
 
 import csv
@@ -14,6 +15,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 
 from pipeline.lists import printable
+from train.report_classes import hardest_classes, recalls_of, top_confusions
 
 _CORNER = "true \\ guessed"
 _TERMINAL = 80  # cells of a line
@@ -33,31 +35,16 @@ def class_table(matrices: Mapping[str, np.ndarray], class_names: Sequence[str], 
         max_classes: rows at most.
     """
     first = next(iter(matrices.values()))
-    recalls = {name: recalls_of(matrix) for name, matrix in matrices.items()}
-    present = np.flatnonzero(first.sum(axis=1))
-    hardest = present[np.argsort(recalls[next(iter(matrices))][present], kind="stable")][:max_classes]
-    title = f"the {len(hardest)} hardest of {len(present)} classes" if len(hardest) < len(present) else None
+    hardest = hardest_classes(first, tuple(class_names), max_classes)
+    recalls = [dict(zip(class_names, recalls_of(matrix).tolist(), strict=True)) for matrix in matrices.values()]
+    num_present = np.count_nonzero(first.sum(axis=1))
+    title = f"the {len(hardest)} hardest of {num_present} classes" if len(hardest) < num_present else None
     table = Table("class", "videos", *matrices, "most often taken for", title=title, title_justify="left")
-    for row in hardest.tolist():
-        found = (f"{recall[row]:.1%}" for recall in recalls.values())
-        table.add_row(
-            printable(class_names[row]), str(first[row].sum()), *found, _mistaken_for(first, row, class_names)
-        )
+    for score in hardest:
+        found = (f"{recall[score.name]:.1%}" for recall in recalls)
+        mistaken = f"{printable(score.taken_for)} ({score.num_taken})" if score.taken_for is not None else ""
+        table.add_row(printable(score.name), str(score.num_videos), *found, mistaken)
     return table
-
-
-def recalls_of(matrix: np.ndarray) -> np.ndarray:
-    """(K,) share of each class's videos that are recognised; NaN where it has none."""
-    present = matrix.sum(axis=1)
-    shares: np.ndarray = np.where(present > 0, matrix.diagonal() / np.maximum(present, 1), np.nan)
-    return shares
-
-
-def _mistaken_for(matrix: np.ndarray, row: int, class_names: Sequence[str]) -> str:
-    others = matrix[row].copy()
-    others[row] = 0
-    most = int(others.argmax())
-    return f"{printable(class_names[most])} ({others[most]})" if others[most] else ""
 
 
 def confusion_table(matrix: np.ndarray, class_names: Sequence[str]) -> Table:
@@ -75,11 +62,8 @@ def confusion_table(matrix: np.ndarray, class_names: Sequence[str]) -> Table:
             table.add_row(row, *(str(count) if count else "." for count in counts))
         return table
     table = Table("class", "taken for", "times", "of")
-    mistakes = matrix - np.diag(matrix.diagonal())
-    for place in np.argsort(-mistakes, axis=None, kind="stable")[:_MAX_PAIRS].tolist():
-        row, column = divmod(place, len(names))
-        if mistakes[row, column]:
-            table.add_row(names[row], names[column], str(mistakes[row, column]), str(matrix[row].sum()))
+    for pair in top_confusions(matrix, tuple(class_names), _MAX_PAIRS):
+        table.add_row(printable(pair.name), printable(pair.taken_for), str(pair.num_taken), str(pair.num_videos))
     return table
 
 

@@ -28,8 +28,9 @@ from pipeline.errors import TooManyBadVideos
 from pipeline.files import write_whole
 from pipeline.loader import choose_decoder
 from pipeline.program import run_program
-from train.confusion import class_table, confusion_csv, confusion_table, draw_confusion, recalls_of
+from train.confusion import class_table, confusion_csv, confusion_table, draw_confusion
 from train.predictions import PREDICTIONS, write_predictions
+from train.report_classes import recalls_of
 from train.saved_run import Checkpoint, DataRoot, Device, OutFolder, RunFolder, SavedRun, open_run, open_videos
 from train.scoring import Accuracy, Predictions, accuracy, confusion_matrix
 from train.stop import StopSignal

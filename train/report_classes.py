@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.confusion import recalls_of
-
 
 class ClassScore(NamedTuple):
     """How one class fared.
@@ -35,6 +33,13 @@ class Confusion(NamedTuple):
     taken_for: str
     num_taken: int
     num_videos: int
+
+
+def recalls_of(matrix: np.ndarray) -> np.ndarray:
+    """(K,) share of each class's videos that are recognised; NaN where it has none."""
+    present = matrix.sum(axis=1)
+    shares: np.ndarray = np.where(present > 0, matrix.diagonal() / np.maximum(present, 1), np.nan)
+    return shares
 
 
 def hardest_classes(matrix: np.ndarray, class_names: tuple[str, ...], limit: int = 20) -> list[ClassScore]:

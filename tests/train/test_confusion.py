@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from train.confusion import class_table, confusion_csv, confusion_table, draw_confusion, recalls_of
+from train.confusion import class_table, confusion_csv, confusion_table, draw_confusion
+from train.report_classes import recalls_of
 
 NAMES = ["[red]hug", "a $b$, c", os.fsdecode(b"caf\xe9"), "跑:fire:"]
 MATRIX = np.array([[3, 1, 0, 0], [0, 0, 4, 0], [0, 0, 2, 0], [0, 0, 0, 0]])
