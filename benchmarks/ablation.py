@@ -126,7 +126,7 @@ def run(ablation: Ablation) -> int:
     console = Console(soft_wrap=True)
     console.width = max(console.width, 120)  # the table is not for folding, in a log file either
     if ablation.table is not None:
-        console.print(markdown(json.loads(ablation.table.read_text())), markup=False, highlight=False)
+        console.print(markdown(results.read(ablation.table).findings), markup=False, highlight=False)
         return 0
     ended, failed = [], []
     runs = runs_of(ablation)
@@ -143,9 +143,8 @@ def run(ablation: Ablation) -> int:
     if not ended:
         return 1
     result = {
-        "command": _typed("python -m benchmarks ablation", sys.argv[1:], ablation.data),
         "videos": _videos(runs),
-        "settings": _SETTINGS[_setting(ablation)],
+        "shared_options": _SETTINGS[_setting(ablation)],
         "rows": summarize(ended),
         "failed": failed,
         "runs": ended,
@@ -154,7 +153,7 @@ def run(ablation: Ablation) -> int:
     for failure in failed:
         console.print(f"FAILED and left out: {failure['row']}, seed {failure['seed']}", style="red")
     out = ablation.out or RESULTS / f"ablation_{MOTIONS if ablation.data == MOTIONS else 'real'}.json"
-    finish(out.stem, result, out.parent)
+    finish(out.stem, ablation, out.parent, findings=result)
     return 1 if failed else 0
 
 

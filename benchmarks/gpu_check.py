@@ -105,7 +105,7 @@ def run(options: GpuCheck) -> int:
         "findings": verdicts,
         "switches": SWITCHES,
     }
-    finish("gpu-check" if gpu else "gpu-check-rehearsal", result, options.results)
+    finish("gpu-check" if gpu else "gpu-check-rehearsal", options, options.results, findings=result)
     return 1 if counts[FAIL] else 0
 
 

@@ -16,7 +16,7 @@ import torch
 import tyro
 
 from benchmarks import results
-from benchmarks.results import RESULTS, finish, settings
+from benchmarks.results import RESULTS, finish
 from pipeline.batch import Needs
 from pipeline.datasets import split_videos
 from pipeline.errors import InputError
@@ -98,9 +98,7 @@ def run(benchmark: LoaderBenchmark) -> int:
     """Measure, print, keep the result."""
     result = measure(benchmark)
     print(f"{result['clips_per_s']:.1f} clips/s, {result['cpu_ms_per_clip']:.1f} cpu-ms per clip")
-    on_gpu = torch.device(benchmark.device).type == "cuda"
-    gpu = {"gpu": torch.cuda.get_device_name(benchmark.device) if on_gpu else None}
-    finish("loader", {**result, **settings(benchmark), **gpu}, benchmark.results)
+    finish("loader", benchmark, benchmark.results, findings=result)
     return 0
 
 

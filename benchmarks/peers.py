@@ -24,7 +24,7 @@ from rich.table import Table
 
 from benchmarks import results
 from benchmarks.clips import KINDS, describe, make_clips
-from benchmarks.results import RESULTS, finish, versions
+from benchmarks.results import RESULTS, finish
 from benchmarks.turns import Candidate, Speed
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex
@@ -99,17 +99,16 @@ def run(benchmark: PeersBenchmark) -> int:
         console.print(verdict["text"], style="green" if verdict["met"] else "red")
     finish(
         "peers",
-        {
+        benchmark,
+        benchmark.results,
+        findings={
             "clips": describe(folders),
-            "rounds": max(map(len, speeds.values()), default=0),
-            "seconds": benchmark.seconds,
             "loaders": summary,
             "verdicts": verdicts,
             "missing": {name: list(packages) for name, packages in missing.items()},
             "errors": {f"{name} on {kind}": error for (kind, name), error in errors.items()},
-            "peers": versions("torchvision", "decord", "opencv-python-headless", "imgaug", "torchcodec", "spdl"),
         },
-        benchmark.results,
+        packages=("decord", "opencv-python-headless", "imgaug", "torchcodec", "spdl"),
     )
     return 0 if all(verdict["met"] for verdict in verdicts.values()) else 1
 

@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import results
-from benchmarks.results import RESULTS, finish, settings
+from benchmarks.results import RESULTS, finish
 from pipeline.errors import InputError
 from train.checkpoint import BEST, LAST, load
 from train.metrics import CLOCKED, METRICS_FILE, Record, read_metrics
@@ -261,7 +261,7 @@ def run(options: Resume) -> int:
         checks = verdicts(options, result, folder / "killed", folder / "whole")
     for check, holds in checks.items():
         console.print(f"{'yes' if holds else 'NO '}  {check}")
-    finish("resume", {**settings(options), "checks": checks, **result}, options.results)
+    finish("resume", options, options.results, findings={"checks": checks, **result})
     return 0 if all(checks.values()) else 1
 
 

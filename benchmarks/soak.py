@@ -32,7 +32,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import results
-from benchmarks.results import RESULTS, finish, settings
+from benchmarks.results import RESULTS, finish
 from pipeline.background import READER
 from pipeline.batch import ClipBatch, Needs
 from pipeline.datasets import DataSplit
@@ -354,7 +354,7 @@ def run(soak: Soak) -> int:
         result = draw(soak, index, victims)
     checks = verdicts(soak, result, victims)
     _print(result, checks, victims)
-    finish("soak", {**settings(soak), "checks": checks, **result}, soak.results)
+    finish("soak", soak, soak.results, findings={"checks": checks, **result})
     return 0 if all(checks.values()) else 1
 
 

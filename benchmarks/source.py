@@ -64,7 +64,7 @@ def run(benchmark: SourceBenchmark) -> int:
     met = all(rate["clips_per_s"] >= TARGET_CLIPS_PER_S for rate in rates.values())
     print(f"{'at least' if met else 'BELOW'} the {TARGET_CLIPS_PER_S} clips/s that leave the source out of the way")
     result = {"clips": describe(folders), "kinds": rates, "target_clips_per_s": TARGET_CLIPS_PER_S, "met": met}
-    finish("source", result, benchmark.results)
+    finish("source", benchmark, benchmark.results, findings=result)
     return 0 if met else 1
 
 

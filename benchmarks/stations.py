@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import results
-from benchmarks.results import RESULTS, finish, settings
+from benchmarks.results import RESULTS, finish
 from pipeline.decode import decode_clip
 from pipeline.errors import InputError
 from pipeline.graph import ClipGraph, GraphSpec, Sample
@@ -191,7 +191,7 @@ def run(benchmark: StationsBenchmark) -> int:
     console.print(_table("stations", stations))
     console.print(_table("strong operations, each for a clip that drew it", operations))
     costs = {"stations": stations, "strong_operations": operations}
-    finish("stations", {**costs, **settings(benchmark)}, benchmark.results)
+    finish("stations", benchmark, benchmark.results, findings=costs)
     return 0
 
 

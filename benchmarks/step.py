@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks import results
-from benchmarks.results import RESULTS, finish, settings
+from benchmarks.results import RESULTS, finish
 from model import R3D18
 from pipeline.batch import ClipBatch, Views
 from pipeline.errors import InputError
@@ -256,12 +256,7 @@ def run(benchmark: StepBenchmark) -> int:
     console = Console()
     console.width = max(console.width, 120)
     console.print(table)
-    on_gpu = torch.device(benchmark.device).type == "cuda"
-    where: dict[str, Any] = {
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(benchmark.device) if on_gpu else None,
-    }
-    finish("step", {"forms": forms, **settings(benchmark), **where}, benchmark.results)
+    finish("step", benchmark, benchmark.results, findings={"forms": forms, "threads": torch.get_num_threads()})
     return 0
 
 

@@ -26,12 +26,12 @@ def describe_environment(command: str) -> dict[str, Any]:
     return {
         "command": command,
         "working_directory": str(Path.cwd()),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "cuda": torch.version.cuda,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "num_cores": num_cores(),
         "platform": platform.platform(),
         "hostname": platform.node(),
@@ -47,7 +47,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Commit of the code, with "-dirty" where files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -59,7 +59,8 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _cpu_name() -> str | None:
+def cpu_name() -> str | None:
+    """What the processor calls itself."""
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return names[0].partition(":")[2].strip() if names else platform.processor() or None

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import ablation
 from benchmarks.ablation import Ablation, Run, outcome, runs_of
 from benchmarks.ablation_table import ROWS, markdown, summarize
+from benchmarks.results import read
 from pipeline.errors import InputError
 from tests.conftest import TINY_CLIPS
 from train.cli import parse
@@ -76,7 +77,7 @@ def test_a_run_is_trained_once_by_the_command_that_is_recorded(
     monkeypatch.setattr(ablation, "_SETTINGS", {"motions": setting})
     options = Ablation(seeds=1, rows=("supervised",), runs=tmp_path / "runs", out=tmp_path / "ablation_motions.json")
     assert ablation.run(options) == 0
-    result = json.loads((tmp_path / "ablation_motions.json").read_text())
+    result = read(tmp_path / "ablation_motions.json").findings
     (one,) = result["runs"]
     assert (one["row"], one["seed"], one["steps"], one["num_videos"]) == ("supervised", 0, 2, 4)
     assert one["command"].startswith("python -m train demo --run.baseline None")
@@ -86,7 +87,7 @@ def test_a_run_is_trained_once_by_the_command_that_is_recorded(
 
     monkeypatch.setattr(ablation, "_run_child", lambda command, log: pytest.fail("trained again"))
     assert ablation.run(options) == 0
-    assert json.loads((tmp_path / "ablation_motions.json").read_text())["runs"] == [one]
+    assert read(tmp_path / "ablation_motions.json").findings["runs"] == [one]
 
 
 def test_a_failed_run_is_named_and_left_out_of_the_means(
@@ -108,7 +109,7 @@ def test_a_failed_run_is_named_and_left_out_of_the_means(
     monkeypatch.setattr(ablation, "_run_child", child)
     monkeypatch.setattr(ablation, "_videos", lambda runs: {})
     assert ablation.run(options) == 1
-    result = json.loads((tmp_path / "out.json").read_text())
+    result = read(tmp_path / "out.json").findings
     assert result["failed"] == [{"row": "both", "seed": 1, "reason": "error: step 2 is not finite"}]
     assert result["rows"]["supervised"]["top1"] == {"mean": 30.0, "std": 14.14}
     assert result["rows"]["both"]["top1"] == {"mean": 50.0, "std": None}

@@ -216,14 +216,14 @@ def test_a_check_that_fails_or_has_no_time_left_is_in_the_table_and_in_the_resul
     assert result == json.loads((tmp_path / "gpu-check-rehearsal.json").read_text())
     if budget_s:
         assert exit_status == 1
-        assert [(found["verdict"], found["note"]) for found in result["findings"]] == [
+        assert [(found["verdict"], found["note"]) for found in result["findings"]["findings"]] == [
             (PASS, "[as] it is"),
             (FAIL, "RuntimeError: the end"),
         ]
         assert "[as] it is" in output
     else:
         assert exit_status == 0
-        assert [found["verdict"] for found in result["findings"]] == [SKIP]
+        assert [found["verdict"] for found in result["findings"]["findings"]] == [SKIP]
 
 
 def test_wrong_options_are_refused_by_name() -> None:

@@ -1,12 +1,12 @@
 """The stations benchmark prices each station and operation once, and says what it cannot do."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from benchmarks.results import read
 from benchmarks.stations import StationsBenchmark, run
 from pipeline.errors import InputError
 from pipeline.strong import OPS
@@ -20,7 +20,7 @@ def test_every_station_and_operation_has_a_price(video: Callable[..., Path], tmp
         root=tmp_path, num_clips=4, batch_size=2, num_rounds=1, clip_len=4, size=32, results=tmp_path / "results"
     )
     assert run(benchmark) == 0
-    result = json.loads((tmp_path / "results" / "stations.json").read_text())
+    result = read(tmp_path / "results" / "stations.json").findings
     assert {"cpu", "cores", "python", "av", "num_clips"} <= result.keys()
     stations, operations = result["stations"], result["strong_operations"]
     assert set(operations) == {*OPS, "none"}

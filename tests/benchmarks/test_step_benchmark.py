@@ -1,12 +1,12 @@
 """The step benchmark compares forms that compute the same, and refuses those that do not."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import step
+from benchmarks.results import read
 from benchmarks.step import FORMS, PLAIN, StepBenchmark, run
 from pipeline.errors import InputError
 
@@ -21,7 +21,7 @@ def benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StepBenchmark:
 
 def test_every_form_is_timed_beside_the_plain_one(benchmark: StepBenchmark) -> None:
     assert run(benchmark) == 0
-    result = json.loads((benchmark.results / "step.json").read_text())
+    result = read(benchmark.results / "step.json").findings
     assert {"cpu", "cores", "torch", "size", "threads"} <= result.keys()
     assert set(result["forms"]) == set(FORMS)
     assert result["forms"][PLAIN]["times_faster"] == 1

@@ -1,0 +1,63 @@
+"""How busy the machine was while something was measured: GPU, NVDEC, its memory and power, CPU and memory.
+
+    with sampled("cuda") as utilization: ...
+    finish(..., utilization=utilization)
+
+Promises the same names and units with and without a GPU; what the machine cannot tell is absent.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from benchmarks.results import Better, Series
+from train.hardware import HardwareMonitor
+
+_UNITS: dict[str, tuple[str, Better]] = {
+    "gpu_pct": ("%", "higher"),
+    "nvdec_pct": ("%", "higher"),
+    "gpu_memory_gib": ("GiB", "lower"),
+    "gpu_power_w": ("W", "lower"),
+    "cpu_pct": ("% of a core", "lower"),
+    "memory_gib": ("GiB", "lower"),
+}
+
+
+@contextmanager
+def sampled(device: torch.device | str = "cpu", every_s: float = 0.5) -> Iterator[dict[str, Series]]:
+    """Sample in a thread of its own while the block runs.
+
+    Args:
+        device: that computes.
+        every_s: seconds between two samples; a block that is shorter is sampled once, at its end.
+
+    Yields:
+        A dictionary that is filled when the block ends: a series for each number of
+        :meth:`train.hardware.HardwareMonitor.sample`, of this process and the whole GPU.
+    """
+    monitor = HardwareMonitor(device)
+    samples: list[dict[str, float]] = []
+    over = threading.Event()
+
+    def sample() -> None:
+        ended = False
+        while not ended:
+            ended = over.wait(every_s)
+            samples.append(monitor.sample())
+            monitor.restart()  # the CPU's share is of the time since the last sample
+
+    thread = threading.Thread(target=sample, name="utilization", daemon=True)
+    utilization: dict[str, Series] = {}
+    thread.start()
+    try:
+        yield utilization
+    finally:
+        over.set()
+        thread.join()
+        monitor.close()
+        for name, (unit, better) in _UNITS.items():
+            values = tuple(round(one[name], 3) for one in samples if name in one)
+            if values:
+                utilization[name] = Series(unit, better, values)
