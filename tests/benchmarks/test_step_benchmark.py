@@ -22,7 +22,6 @@ def benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StepBenchmark:
 def test_every_form_is_timed_beside_the_plain_one(benchmark: StepBenchmark) -> None:
     assert run(benchmark) == 0
     result = read(benchmark.results / "step.json").findings
-    assert {"cpu", "cores", "torch", "size", "threads"} <= result.keys()
     assert set(result["forms"]) == set(FORMS)
     assert result["forms"][PLAIN]["times_faster"] == 1
     for row in result["forms"].values():

@@ -20,11 +20,11 @@ def test_a_busy_block_is_seen_to_be_busy() -> None:
 
 
 def test_a_short_block_has_one_sample_though_it_fails() -> None:
-    kept = []
-    with pytest.raises(RuntimeError, match="mine"), sampled(every_s=60) as found:
-        kept.append(found)
-        raise RuntimeError("mine")
-    assert {len(series.values) for series in kept[0].values()} == {1}
+    block = sampled(every_s=60)
+    found = block.__enter__()
+    with pytest.raises(RuntimeError, match="mine"):
+        block.gen.throw(RuntimeError("mine"))  # type: ignore[attr-defined]
+    assert {len(series.values) for series in found.values()} == {1}
 
 
 def test_every_number_of_the_monitor_has_a_unit() -> None:
