@@ -20,4 +20,4 @@ def begin(target: Callable[..., object], *args: Any) -> BaseProcess:
 
 def run_ranks(worker: Callable[..., object], args: tuple[Any, ...], nprocs: int = 2) -> None:
     """Call ``worker(rank, *args)`` in so many processes at once, as :func:`torch.multiprocessing.spawn` does."""
-    start_processes(worker, args, nprocs, start_method="forkserver")  # type: ignore[no-untyped-call]
+    start_processes(worker, args, nprocs, start_method="forkserver")
