@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 from pipeline.graph import ClipGraph
 from pipeline.plan import ClipSpec
 from pipeline.record import VideoRecord
+from tests.forks import run_ranks
 from train.hardware import HardwareMonitor
 from train.methods import METHODS
 
@@ -73,6 +74,7 @@ def test_a_decoder_that_delivers_another_frame_fails(
 
 
 def test_two_ranks_pass_and_one_gpu_is_too_few(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "spawn", run_ranks)
     assert verdicts(ranks.check_ranks(bench)) == {"terms": PASS, "gradients": PASS, "buffers": PASS}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert verdicts(ranks.check_ranks(replace(bench, device="cuda"))) == {"two ranks": SKIP}

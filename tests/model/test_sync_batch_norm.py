@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
 from model import ContrastHead, SyncBatchNorm, synchronize_batch_norm
+from tests.forks import run_ranks
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "clips": lambda: nn.BatchNorm3d(5, eps=1e-3),
@@ -53,7 +53,7 @@ def run_layer(layer: nn.Module, x: Tensor, weight: Tensor) -> dict[str, Any]:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes got for its half of the rows, by layer."""
     folder = tmp_path_factory.mktemp("sync")
-    spawn(two_process_worker, (str(folder),), nprocs=2)
+    run_ranks(two_process_worker, (str(folder),))
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 

@@ -4,7 +4,6 @@ A child can be told to kill itself at its n-th moment.  Moments lie between ever
 run: opening, filling, syncing, renaming and removing one, and writing a record; and in each evaluation.
 """
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,22 +12,16 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch._dynamo  # noqa: F401  takes seconds, and every life would import it when it makes its optimizer
-
+from tests import forks
 from tests.train.standins import run_training
 from train.config import Config
 from train.metrics import MetricsLog
 from train.scoring import Accuracy
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tests.train.crashes"])
-
 
 def begin(config: Config, dies_at: int = 0) -> BaseProcess:
     """Train in a child, or go on; it dies at a moment counted from 1, or lives."""
-    process = _FORKS.Process(target=_live, args=(config, dies_at))
-    process.start()
-    return process
+    return forks.begin(_live, config, dies_at)
 
 
 def live(config: Config, dies_at: int = 0) -> int:

@@ -3,11 +3,13 @@
 import errno
 import gc
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 
 from benchmarks.resume import numbers, same
 from tests.conftest import TINY_CLIPS
+from tests.forks import begin
 from train.checkpoint import BEST, LAST, load
 from train.metrics import METRICS_FILE, MetricsLog
 from train.train import main
@@ -212,6 +215,83 @@ def test_a_disk_too_full_for_records_is_one_line_and_leaves_the_checkpoint_whole
     gc.collect()  # a file that could not be written may say so once more when it is collected
     assert capfd.readouterr().err == f"error: [Errno 28] No space left on device: '{run / METRICS_FILE}'\n"
     assert (run / LAST).read_bytes() == before
+
+
+# --- killed ---
+
+WHOLE_METHOD = {
+    "run.method": "temporal_gradient",
+    "method.warmup-epochs": 0,
+    "model.dropout": 0.5,
+    "run.max-steps": None,
+    "run.eval-every-epochs": 1,
+    "run.checkpoint-every": 2,
+}
+
+
+def program(argv: list[str], dies_writing: str = "") -> None:
+    """The program in a child; it kills itself where half of a file is written, if one is named."""
+    output = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    fsync = os.fsync
+
+    def dying_fsync(fd: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{fd}")).name == f"{dies_writing}.tmp":
+            os.ftruncate(fd, os.fstat(fd).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(fd)
+
+    os.fsync = dying_fsync  # type: ignore[assignment]  # of this process, which does nothing else
+    sys.exit(main(argv))
+
+
+def test_the_program_killed_again_and_again_ends_with_the_bits_of_one_left_alone(
+    finished: Path, run: Path, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    """The program's own main, whole method, videos and SIGKILL are real, each life is a process of its own.
+
+    Only it is forked from one that has the libraries loaded; ``python -m benchmarks resume`` starts it by its command.
+    """
+    straight, metrics, rng = tmp_path / "straight", run / METRICS_FILE, random.Random(0)
+
+    def begin_life(folder: Path, num_threads: int, *dies_writing: str) -> BaseProcess:
+        options = WHOLE_METHOD | {"data.num-threads": num_threads}
+        argv = [*words(finished, folder), *(f"--{name}={value}" for name, value in options.items()), "--run.resume"]
+        return begin(program, argv, *dies_writing)
+
+    def num_records() -> int:
+        return metrics.read_bytes().count(b"\n")
+
+    alone = begin_life(straight, 1)
+    went_on_at = []
+    for life, moment in enumerate(["anywhere", "training", LAST, "training", BEST, "training"]):
+        old = inode(metrics)
+        process = begin_life(run, 1 + life % 2, *([moment] if moment in (LAST, BEST) else []))
+        if moment == "training":
+            wait_until(lambda old=old: inode(metrics) != old)  # rewritten at the begin of each life
+            enough = num_records() + rng.randint(1, 4)
+            wait_until(lambda enough=enough: num_records() >= enough)
+        if moment in ("anywhere", "training"):
+            time.sleep(rng.uniform(0, 0.2))
+            process.kill()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL, moment
+        half = {path.name for path in run.glob("*.pt.tmp")}
+        assert moment not in (LAST, BEST) or f"{moment}.tmp" in half
+        steps = {path.name: load(path)["step"] for path in run.glob("*.pt")}
+        went_on_at.append(steps.get(LAST, 0))
+    assert went_on_at == sorted(went_on_at)
+    assert len(set(went_on_at)) >= 3, "kills that come too early show nothing"
+    alone.join(120)
+    final = begin_life(run, 1)
+    final.join(120)
+    assert (alone.exitcode, final.exitcode) == (0, 0)
+    assert_ends_like(run, straight)
+
+
+def inode(path: Path) -> int:
+    return path.stat().st_ino if path.exists() else 0
 
 
 def test_a_signal_while_libraries_load_is_one_line() -> None:

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
+from tests.forks import run_ranks
 from train.losses import AlignmentKind, StopGradient, alignment_loss, info_nce, masked_cross_entropy, pseudo_labels
 
 
@@ -150,7 +150,7 @@ def test_info_nce_over_two_processes_is_that_of_one(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     rgb, tg, weight = (torch.randn(*shape, generator=generator) for shape in [(6, 8), (6, 8), (8, 4)])
     torch.save((rgb, tg, weight), tmp_path / "inputs.pt")
-    spawn(two_process_worker, (str(tmp_path),), nprocs=2)
+    run_ranks(two_process_worker, (str(tmp_path),))
 
     weight.requires_grad_()
     loss = info_nce(rgb @ weight, tg @ weight, 0.5)

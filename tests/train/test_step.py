@@ -1,8 +1,6 @@
 """A training step: one graph, no waiting, channels last, and the same bits after a resumption in every form of it."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,10 +13,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from model import normalize
 from pipeline.batch import ClipBatch, Views
 from pipeline.errors import InputError
+from tests.forks import begin
 from tests.train import standins
-from tests.train.standins import CLASS_NAMES, TinyMethod, make_config, make_state, run_training, with_run
+from tests.train.standins import TinyMethod, make_config, make_state, run_training, with_run
 from tests.train.test_methods import NUM_LABELED, make_batch, make_method
 from train.checkpoint import load, save
 from train.methods import METHODS
@@ -159,7 +159,9 @@ def test_a_step_is_one_graph_that_is_compiled_once(name: str, precision: Precisi
     compile_method(method, backend=graphs)
     # Rows of the index stay on the host: were they an input of the graph, it could not be replayed as a CUDA graph.
     batch = make_batch(method)._replace(labeled_ids=torch.zeros(NUM_LABELED, dtype=torch.int64, device="meta"))
-    assert_close(Stepper(method, precision)(batch), Stepper(eager, precision)(batch))
+    # oneDNN's convolutions in bfloat16 give other gradients at every call on CPUs with AVX512-BF16, infinite ones too.
+    with torch.backends.mkldnn.flags(enabled=precision != "bf16"):
+        assert_close(Stepper(method, precision)(batch), Stepper(eager, precision)(batch))
     assert graphs.devices == [{"cpu"}]
 
     step = Stepper(method, precision)
@@ -297,11 +299,22 @@ def _assert_equal(ours: Any, theirs: Any) -> None:
 # --- compiled ---
 
 
+class CompilableMethod(TinyMethod):
+    """Without the note of the progress, which a graph cannot take."""
+
+    def forward(self, batch: ClipBatch, progress: Tensor) -> dict[str, Tensor]:
+        logits, _ = self.network(normalize(batch.labeled.rgb))
+        return {"loss": nn.functional.cross_entropy(logits, batch.labels)}
+
+
 def train_compiled(folder: Path, last_step: int) -> None:
-    """Train a compiled network with dropout; go on from the newest checkpoint, and write one after each third step."""
+    """Train a compiled network with dropout; go on from the newest checkpoint, and write one after each third step.
+
+    The network is one convolution, BatchNorm, dropout and a linear layer: each kernel takes the compiler seconds.
+    """
     config = make_config(folder)
     torch.manual_seed(config.run.seed)
-    method = METHODS["supervised"](len(CLASS_NAMES), METHODS["supervised"].config_type(), width=4, dropout=0.5)
+    method = CompilableMethod()
     compile_method(method.to(memory_format=torch.channels_last_3d))
     optimizer = new_optimizer(method, "fp32", lr=0.1, momentum=0.9, weight_decay=1e-4)
     state = replace(make_state(config), method=method, optimizer=optimizer)
@@ -333,8 +346,9 @@ def test_compiled_training_resumes_to_the_bit_in_another_process(tmp_path: Path)
     torch._dynamo.reset()
     train_compiled(straight, 6)
     shutil.copy(straight / "3.pt", cut)
-    call = f"from tests.train.test_step import *; train_compiled(Path({str(cut)!r}), 6)"
-    subprocess.run([sys.executable, "-c", call], cwd=Path(__file__).parents[2], check=True)
+    process = begin(train_compiled, cut, 6)
+    process.join()
+    assert process.exitcode == 0
     assert_same_bits(load(straight / "6.pt"), load(cut / "6.pt"))
     losses = [load(straight / f"{step}.pt")["window"]["rows"][-1] for step in (3, 6)]
     assert not torch.equal(*losses)
