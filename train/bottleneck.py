@@ -14,14 +14,14 @@ from rich.text import Text
 from pipeline.background import READER
 from pipeline.ranges import AWAIT_CLIPS, DECODE, DECODE_AND_VIEWS, HAND_OVER, READ, VIEWS, Span
 
-STEP = "step"  # from one wait for data to the next; what the ranges within it leave over is the host's own
+STEP = "step"  # from one wait for data to the next
 WAIT = "wait for data"
 LOG = "log"
 CHECKPOINT = "checkpoint"
-_HOST = (STEP, LOG, CHECKPOINT)
 _IDLE = (WAIT, AWAIT_CLIPS, HAND_OVER)
 
 _STEPPING, _READING, _BATCHING = "step", "read", "batch"  # the kinds of threads
+_REST = "all else"  # of a step: what lies between its ranges
 _NUM_ROWS = 10
 
 _WAITS = 0.1  # share of step time spent waiting for data from which on nothing is worth more than a faster loader
@@ -99,7 +99,7 @@ def stations(spans: Sequence[Span], num_threads: int) -> list[Station]:
         total[1] += own_cpu_ns
     found = [
         Station(
-            name,
+            _REST if name == STEP else name,
             threads,
             own_ns / len(steps) / 1e6,
             own_ns / (stop_ns - start_ns) / num[threads],
@@ -155,7 +155,7 @@ def measured(found: Sequence[Station], num_threads: int, num_cores: int, gpu: fl
     loader = {station.name: station.share for station in found if station.threads != _STEPPING}
     return Measured(
         wait=steps.get(WAIT, 0.0),
-        host=sum(steps.get(name, 0.0) for name in _HOST),
+        host=sum(steps.get(name, 0.0) for name in (_REST, LOG, CHECKPOINT)),
         busy={name: share for name, share in loader.items() if name in _REMEDIES},
         num_threads=num_threads,
         num_cores=num_cores,

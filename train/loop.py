@@ -88,9 +88,9 @@ def train(
                 if state.step >= last_step:
                     return
                 with ranks.together():
+                    stop.check()
                     if profile.step(state.step):
                         meter.restart()
-                    stop.check()
                     started = time.perf_counter()
                     with named(WAIT):
                         batch = next(state.loader)

@@ -107,7 +107,7 @@ class Profile:
         path = self._run_dir / TRACE
         events = _write(window.profiler, spans, path)
         found = stations(spans, self._num_threads)
-        gpu = _gpu_share(events) if self._device.type == "cuda" else None
+        gpu = gpu_share(events) if self._device.type == "cuda" else None
         num_steps = sum(span.name == STEP for span in spans)
         self._display.show(table(found, num_steps, self._num_threads))
         self._display.note(verdict(measured(found, self._num_threads, num_cores(), gpu)))
@@ -189,8 +189,12 @@ def _loader_events(spans: Sequence[Span], offset_ns: int) -> Iterator[Event]:
         yield {**row, "name": span.name, **times, "args": {"cpu_ms": span.cpu_ns / 1e6}}
 
 
-def _gpu_share(events: Iterable[Mapping[str, Any]]) -> float | None:
-    """Share of step time in which something runs on the GPU, None where the trace tells nothing of it."""
+def gpu_share(events: Iterable[Mapping[str, Any]]) -> float | None:
+    """Share of step time in which something runs on the GPU, None where a trace tells nothing of it.
+
+    Args:
+        events: of the trace.
+    """
     steps = [event for event in events if event.get("name") == STEP and event.get("cat") == "user_annotation"]
     work = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event.get("cat") in _ON_GPU)
     if not work:

@@ -49,7 +49,7 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)  # before the forward pass, which can use the memory
-    with named("method"), autocast(progress.device, precision):
+    with named("forward and losses"), autocast(progress.device, precision):
         terms = method(batch, progress)
     with named("backward"):
         scaler.scale(terms["loss"]).backward()
