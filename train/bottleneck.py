@@ -183,7 +183,7 @@ def verdict(m: Measured) -> str:
         else (f"the GPU computes {_percent(m.gpu)} of the time", "more GPUs, or")
     )
     return (
-        f"compute-bound: data wait {_percent(m.wait)}, {computes}; a faster data path would gain nothing, "
+        f"compute-bound: data wait {_percent(m.wait)}, all that a faster data path could gain, and {computes}; "
         f"try {remedy} a smaller --data.size or --model.width"
     )
 

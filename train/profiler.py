@@ -199,7 +199,8 @@ def gpu_share(events: Iterable[Mapping[str, Any]]) -> float | None:
     work = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event.get("cat") in _ON_GPU)
     if not work:
         return None
-    start, stop = steps[0]["ts"], max(step["ts"] + step["dur"] for step in steps)
+    start: float = min(step["ts"] for step in steps)
+    stop: float = max(step["ts"] + step["dur"] for step in steps)
     busy, until = 0.0, start
     for begins, ends in work:
         busy += max(0.0, min(ends, stop) - max(begins, until))

@@ -164,9 +164,10 @@ def test_resumed_runs_may_be_profiled_or_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_eager_step_shows_networks_and_losses(name: str) -> None:
-    step = Stepper(make_method(name, **({} if name == "supervised" else {"split_batches": True})))
+    method = make_method(name, **({} if name == "supervised" else {"split_batches": True}))
+    step = Stepper(method)
     with recording(nullcontext) as spans:
-        step(make_batch(step.method))
+        step(make_batch(method))
     networks = {"forward rgb", "forward tg"} if name == "temporal_gradient" else {"forward rgb"}
     assert {span.name for span in spans} == STEPPED | networks | {"losses"}
 
