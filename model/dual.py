@@ -4,7 +4,7 @@ Promises one forward pass per modality over all rows it is given, so that BatchN
 rows are which, and every loss, is left to the caller; only the RGB network is meant to outlive training.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -85,9 +85,15 @@ class DualR3D(nn.Module):
         Returns:
             The output for RGB, the output for temporal gradients.
         """
-        rgb_logits, rgb_features = self.rgb(normalize(rgb))
-        tg_logits, tg_features = self.tg(normalize(tg))
-        return (
-            ModalityOutput(rgb_logits, rgb_features, self.rgb_contrast(rgb_features[-1])),
-            ModalityOutput(tg_logits, tg_features, self.tg_contrast(tg_features[-1])),
-        )
+        return self.see("rgb", rgb), self.see("tg", tg)
+
+    def see(self, modality: Literal["rgb", "tg"], clips: Tensor) -> ModalityOutput:
+        """Normalise the pixels of one modality and run them through its network and head.
+
+        Args:
+            modality: of the clips.
+            clips: (B, T, H, W, 3) uint8.
+        """
+        network, contrast = (self.rgb, self.rgb_contrast) if modality == "rgb" else (self.tg, self.tg_contrast)
+        logits, features = network(normalize(clips))
+        return ModalityOutput(logits, features, contrast(features[-1]))

@@ -15,6 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Generic, TypeVar
 
+from pipeline.ranges import HAND_OVER, named
+
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
@@ -22,6 +24,9 @@ Result = TypeVar("Result")
 
 READER = "read"
 """What the names of the threads of :func:`read_ahead` begin with."""
+
+PRODUCER = "produce"
+"""Name of the threads of :class:`Background`."""
 
 _BATCHES_AHEAD = 2
 _RESULTS_READY = 2
@@ -85,7 +90,8 @@ class Background(Generic[Result]):
     def __init__(self, generator: Iterator[Result]) -> None:
         self._queue: queue.Queue[Result | _End] = queue.Queue(_RESULTS_READY)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=_produce, args=(generator, self._queue, self._stop), daemon=True)
+        arguments = (generator, self._queue, self._stop)
+        self._thread = threading.Thread(target=_produce, args=arguments, name=PRODUCER, daemon=True)
         self._ended: _End | None = None
         # Whatever thread the garbage collector happens to run in must not wait: the generator may be waiting for it.
         weakref.finalize(self, self._stop.set)
@@ -118,7 +124,9 @@ class _End:
 def _produce(generator: Iterator[Result], results: "queue.Queue[Result | _End]", stop: threading.Event) -> None:
     try:
         for result in generator:
-            if not _put(results, result, stop):
+            with named(HAND_OVER):
+                is_wanted = _put(results, result, stop)
+            if not is_wanted:
                 break
         else:
             _put(results, _End(), stop)

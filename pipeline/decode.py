@@ -20,6 +20,7 @@ from av.filter import Graph
 from av.filter.context import FilterContext
 
 from pipeline.errors import BadVideo
+from pipeline.ranges import READ, named
 from pipeline.record import VideoRecord
 from pipeline.slicing import PacketSlice, check_unchanged, slice_clip
 
@@ -105,7 +106,8 @@ def clip_frames(record: VideoRecord, wanted: np.ndarray) -> Iterator[tuple[int, 
     Yields:
         (frame number, frame) for each, in the order in which the runs of packets yield them.
     """
-    clip = slice_clip(record, wanted)
+    with named(READ):
+        clip = slice_clip(record, wanted)
     wanted_set = set(wanted.tolist())
     with _lent_decoder(record) as context:
         for packet, is_leading in _run_packets(clip):

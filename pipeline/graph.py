@@ -23,6 +23,7 @@ from pipeline.decode import decode_clip
 from pipeline.errors import BadVideo
 from pipeline.matroska import to_matroska
 from pipeline.plan import TG_FORMS, ClipPlan
+from pipeline.ranges import DECODE, DECODE_AND_VIEWS, READ, VIEWS, named
 from pipeline.record import VideoRecord
 from pipeline.slicing import check_unchanged, slice_clip
 from pipeline.strong import strong_inputs, strong_parameters, strong_view
@@ -98,12 +99,14 @@ class ClipGraph:
         """
         numbers = np.concatenate([plan.frames, plan.later]) if self.spec.tg else plan.frames
         if self.spec.decoder == "ffmpeg":
-            frames = decode_clip(record, numbers, plan.box, plan.flip, plan.size)
+            with named(DECODE):
+                frames = decode_clip(record, numbers, plan.box, plan.flip, plan.size)
             sample = {"frames": frames[: len(plan.frames)]}
             if self.spec.tg:
                 sample["partners"] = frames[len(plan.frames) :]
         else:
-            sample = _dali_inputs(record, numbers, plan)
+            with named(READ):
+                sample = _dali_inputs(record, numbers, plan)
         if self.spec.strong:
             for modality in self.spec.modalities:
                 strong_plan = plan.strong_rgb if modality == "rgb" else plan.strong_tg
@@ -122,10 +125,11 @@ class ClipGraph:
             The weak views, (B, T, H, W, C) uint8 on the graph's device, and the strong ones or None.
         """
         inputs = {name: [sample[name] for sample in samples] for name in samples[0]}
-        if self.device.type == "cuda":
-            outputs = self._pipeline.run(torch.cuda.current_stream(self.device), **inputs)
-        else:
-            outputs = self._pipeline.run(**inputs)
+        with named(DECODE_AND_VIEWS if self.spec.decoder == "dali" else VIEWS):
+            if self.device.type == "cuda":
+                outputs = self._pipeline.run(torch.cuda.current_stream(self.device), **inputs)
+            else:
+                outputs = self._pipeline.run(**inputs)
         tensors = [from_dlpack(output.as_tensor()) for output in outputs]
         views = [
             Views(tensors[at], tensors[at + 1] if self.spec.tg else None)

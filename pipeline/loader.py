@@ -28,6 +28,7 @@ from pipeline.graph import DECODERS, ClipGraph, GraphSpec, Sample, dali_refusal
 from pipeline.index import VideoIndex
 from pipeline.plan import ClipSpec
 from pipeline.quarantine import BadSamples, GuardedGraph, Quarantine
+from pipeline.ranges import AWAIT_CLIPS, PLAN, named
 from pipeline.stream import ClipStream, PlannedClip
 from pipeline.verify import reason_against_slices
 
@@ -233,7 +234,8 @@ def sound_batches(
     """
 
     def plan(step: int) -> list[tuple[Branch, PlannedClip]]:
-        return [(branch, clip) for branch in branches for clip in branch.stream.batch(step)]
+        with named(PLAN):
+            return [(branch, clip) for branch in branches for clip in branch.stream.batch(step)]
 
     def read(item: tuple[Branch, PlannedClip]) -> Sample | BadVideo:
         branch, clip = item
@@ -251,7 +253,9 @@ def sound_batches(
                         for result, (_, old), (branch, new) in zip(results, clips, sound, strict=True)
                     ]
                     clips = sound
-                parts, reasons = _assemble(branches, [clip.row for _, clip in clips], [result() for result in results])
+                with named(AWAIT_CLIPS):
+                    samples = [result() for result in results]
+                parts, reasons = _assemble(branches, [clip.row for _, clip in clips], samples)
                 quarantine.add(reasons, step)
             yield parts
 

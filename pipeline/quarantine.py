@@ -20,6 +20,7 @@ from pipeline.errors import BadVideo, InputError, TooManyBadVideos
 from pipeline.graph import ClipGraph, Sample
 from pipeline.index import VideoIndex
 from pipeline.plan import ClipPlan
+from pipeline.ranges import READ, named
 from pipeline.record import VideoRecord
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,8 @@ class GuardedGraph:
     def read(self, index: VideoIndex, row: int, plan: Callable[[VideoRecord], ClipPlan]) -> Sample | BadVideo:
         """As :meth:`ClipGraph.read`, but a video whose file or record cannot be read is no error here."""
         try:
-            record = index[row]
+            with named(READ):
+                record = index[row]
             return self._graph.read(record, plan(record))
         except BadVideo as error:
             return error

@@ -38,6 +38,7 @@ _FREE_OPTIONS = frozenset(
         "run.compile",
         "run.precision",
         "run.cuda_graphs",
+        "run.profile",
         "run.log_every",
         "run.eval_every_epochs",
         "run.checkpoint_every",

@@ -58,6 +58,8 @@ class RunConfig:
     """Number format of the networks: auto takes bf16 on a GPU, fp16 on one too old for it, fp32 on a CPU."""
     cuda_graphs: bool = False
     """Replay the compiled step as CUDA graphs, which spares the host launching it kernel by kernel."""
+    profile: bool = False
+    """Profile twenty steps: a trace to look at in the run's folder, a table of where time goes, and what to do."""
     log_every: int = 10
     """Steps between two lines of the log."""
     eval_every_epochs: int = 5

@@ -92,6 +92,10 @@ class Display:
         """Print a line that stays."""
         self._console.print(f"{self._title}  {message}")
 
+    def show(self, renderable: RenderableType) -> None:
+        """Print something that stays, a table say."""
+        self._console.print(renderable)
+
     def _render(self) -> Panel:
         """The panel; called by the thread of the live display."""
         title, width = Text(f" {self._title} ", style="bold"), min(self._console.width, _MAX_WIDTH)

@@ -15,10 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.ranges import named
+from train.bottleneck import CHECKPOINT, LOG, WAIT
 from train.checkpoint import BEST, LAST, TrainState, save
 from train.display import Display
 from train.distributed import Ranks, reaching_others
 from train.metrics import Meter, MetricsLog
+from train.profiler import Profile
 from train.schedule import Schedule
 from train.scoring import Accuracy
 from train.step import train_step
@@ -62,48 +65,63 @@ def train(
     meter = Meter(ranks, device)
     saved_step = state.step
     method.train()
-    while True:
-        with _saving_what_is_done(state, run_dir, metrics):
-            if _evaluation_due(state, schedule, last_step):
-                _evaluate_and_save(state, run_dir, evaluate, metrics, display)
-                saved_step = state.step
-                meter.restart()
-            elif saved_step < state.step and _checkpoint_due(state):
-                _save(state.checkpoint(), metrics, state.ranks, run_dir / LAST)
-                saved_step = state.step
-            if state.step >= last_step:
-                return
-            with ranks.together():
-                stop.check()
-                started = time.perf_counter()
-                batch = next(state.loader)
-                waited = time.perf_counter() - started
+    with Profile(
+        run_dir if config.run.profile and ranks.is_first else None,
+        state.step,
+        last_step,
+        device,
+        config.data.num_threads or 1,
+        display,
+    ) as profile:
+        while True:
+            with _saving_what_is_done(state, run_dir, metrics):
+                if _evaluation_due(state, schedule, last_step):
+                    with ranks.together():
+                        profile.end()
+                    _evaluate_and_save(state, run_dir, evaluate, metrics, display)
+                    saved_step = state.step
+                    meter.restart()
+                elif saved_step < state.step and _checkpoint_due(state):
+                    with named(CHECKPOINT):
+                        _save(state.checkpoint(), metrics, state.ranks, run_dir / LAST)
+                    saved_step = state.step
+                if state.step >= last_step:
+                    return
+                with ranks.together():
+                    stop.check()
+                    if profile.step(state.step):
+                        meter.restart()
+                    started = time.perf_counter()
+                    with named(WAIT):
+                        batch = next(state.loader)
+                    waited = time.perf_counter() - started
 
-        lr = schedule.lr_at(state.step)
-        progress.fill_(schedule.epoch(state.step))
-        with reaching_others():
-            terms = train_step(
-                module,
-                optimizer,
-                state.scaler,
-                batch,
-                progress,
-                lr=lr,
-                clip_norm=config.optim.clip_norm,
-                precision=config.run.resolved_precision,
-            )
-        state.window.add(state.step, terms, batch)
-        meter.step(waited, batch)
-        state.step += 1
-        display.advance(state.step)
+            lr = schedule.lr_at(state.step)
+            progress.fill_(schedule.epoch(state.step))
+            with reaching_others():
+                terms = train_step(
+                    module,
+                    optimizer,
+                    state.scaler,
+                    batch,
+                    progress,
+                    lr=lr,
+                    clip_norm=config.optim.clip_norm,
+                    precision=config.run.resolved_precision,
+                )
+            state.window.add(state.step, terms, batch)
+            meter.step(waited, batch)
+            state.step += 1
+            display.advance(state.step)
 
-        if state.step % config.run.log_every == 0 or state.step == last_step:
-            record = {"epoch": schedule.epoch(state.step - 1), "lr": lr, **state.window.means(), **meter.read()}
-            record["num_quarantined"] = len(set().union(*ranks.gather(list(state.loader.quarantined))))
-            with _saving_what_is_done(state, run_dir, metrics), ranks.together():
-                metrics.write({"kind": "train", "step": state.step, **record})
-            display.log(state.step, record)
-            meter.restart()
+            if state.step % config.run.log_every == 0 or state.step == last_step:
+                with named(LOG):
+                    record = {"epoch": schedule.epoch(state.step - 1), "lr": lr, **state.window.means(), **meter.read()}
+                    record["num_quarantined"] = len(set().union(*ranks.gather(list(state.loader.quarantined))))
+                    with _saving_what_is_done(state, run_dir, metrics), ranks.together():
+                        metrics.write({"kind": "train", "step": state.step, **record})
+                    display.log(state.step, record)
+                    meter.restart()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.batch import ClipBatch
 from pipeline.errors import InputError
+from pipeline.ranges import named
 from train.precision import Precision, autocast
 
 
@@ -48,16 +49,19 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)  # before the forward pass, which can use the memory
-    with autocast(progress.device, precision):
+    with named("forward and losses"), autocast(progress.device, precision):
         terms = method(batch, progress)
-    scaler.scale(terms["loss"]).backward()
-    scaler.unscale_(optimizer)
-    grad_norm = nn.utils.clip_grad_norm_(method.parameters(), clip_norm, foreach=True)
+    with named("backward"):
+        scaler.scale(terms["loss"]).backward()
+    with named("clip gradients"):
+        scaler.unscale_(optimizer)
+        grad_norm = nn.utils.clip_grad_norm_(method.parameters(), clip_norm, foreach=True)
     terms = {**terms, "grad_norm": grad_norm}
     if scaler.is_enabled():
         terms |= _scaling_terms(scaler, grad_norm)
-    scaler.step(optimizer)
-    scaler.update()
+    with named("optimizer"):
+        scaler.step(optimizer)
+        scaler.update()
     # Copied, because CUDA graphs write the next step's terms into the same memory.
     return dict(zip(terms, torch.stack([term.detach() for term in terms.values()]).unbind(), strict=True))
 

@@ -3,7 +3,8 @@
 Reads the command line, indexes the videos, trains the method and its baseline, evaluates, and writes the report.  A
 run leaves in its folder: config.json, environment.json, index, split.json, labeled.txt, missing_videos.txt where a list
 names such, refused_videos.txt where files cannot be used, last.pt, best.pt, metrics.jsonl, predictions.npz,
-left_out_videos.json, tensorboard/, report/.  Videos that go bad meanwhile are left out, and named at the end.
+left_out_videos.json, tensorboard/, report/, profile.json.gz with ``--run.profile``.  Videos that go bad
+meanwhile are left out, and named at the end.
 
 Exit status: 0 when all is done; 2 for a mistake in the input, said in one line, with nothing written; 1 where training
 broke down, too many videos went bad or the disk is full; 130 after Ctrl-C and 143 after SIGTERM, with a checkpoint

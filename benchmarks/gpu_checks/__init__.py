@@ -4,7 +4,7 @@ To add a check, write a generator of findings over a :class:`benchmarks.gpu_chec
 must run on a CPU too, as far as there is anything to run, so that the tests reach it.
 """
 
-from benchmarks.gpu_checks import decoding, hardware, ranks, running, steps, views
+from benchmarks.gpu_checks import decoding, hardware, profiles, ranks, running, steps, views
 from benchmarks.gpu_checks.bench import Check
 
 # In the order of how much depends on them, should the time run out.
@@ -20,5 +20,6 @@ CHECKS: dict[str, Check] = {
     "ranks": Check(ranks.check_ranks, limit_s=60),
     "memory": Check(running.check_memory, limit_s=40),
     "hardware": Check(hardware.check_hardware, limit_s=20),
+    "profile": Check(profiles.check_profile, limit_s=40),
     "threads": Check(running.check_threads, limit_s=90),
 }

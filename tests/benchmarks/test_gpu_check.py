@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 import pipeline.strong
 from benchmarks import gpu_check
-from benchmarks.gpu_checks import CHECKS, decoding, hardware, ranks, running, steps, views
+from benchmarks.gpu_checks import CHECKS, decoding, hardware, profiles, ranks, running, steps, views
 from benchmarks.gpu_checks.bench import FAIL, INFO, PASS, SKIP, VARIANTS, Bench, Check, Finding, decode, make_bench
 from pipeline.errors import InputError
 from pipeline.graph import ClipGraph
@@ -157,6 +158,18 @@ def test_steps_pass_in_every_form_of_the_cpu_and_one_that_computes_something_els
     assert verdicts(steps.check_steps(bench)) == expected
     monkeypatch.setattr(steps, "SAME", {"fp32": 1e-3, "bf16": 0.0, "fp16": 2e-2})
     assert verdicts(steps.check_steps(bench)) == expected | {"supervised: bf16": FAIL}
+
+
+def test_a_profile_passes_and_one_without_a_range_or_of_an_idle_gpu_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = {"ranges": PASS, "the GPU's work": SKIP, "NVTX": SKIP}
+    assert verdicts(profiles.check_profile(bench)) == passed
+    monkeypatch.setattr("train.methods.temporal_gradient.eager_range", lambda name: nullcontext())
+    monkeypatch.setattr(Bench, "device_type", "cuda")
+    monkeypatch.setattr(torch.cuda.nvtx, "range_push", lambda name: -1)
+    monkeypatch.setattr(torch.cuda.nvtx, "range_pop", lambda: -1)
+    assert verdicts(profiles.check_profile(bench)) == dict.fromkeys(passed, FAIL)
 
 
 def test_threads_are_swept(mjpeg_alone: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

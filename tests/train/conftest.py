@@ -11,9 +11,9 @@ from train.train import main
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the data set and the finished run of the demo."""
+    """Folder with the data set and the finished run of the demo, which was profiled."""
     folder = tmp_path_factory.mktemp("demo")
-    assert main(demo(folder)) == 0
+    assert main(demo(folder, "--run.profile")) == 0
     return folder
 
 

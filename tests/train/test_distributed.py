@@ -336,19 +336,21 @@ def test_one_rank_goes_on_with_the_clips_of_two_and_two_end_what_one_went_on_wit
         loader.close()
     path = prepare_videos(resolve(parse(words(folder)), 2)).index.paths[row]
     (folder / "data" / path).unlink()
-    run_ranks(program_worker, (free_port(), words(folder, "--run.resume", f"--run.max-steps={step + 6}"), str(folder)))
+    again = words(folder, "--run.resume", f"--run.max-steps={step + 6}", "--run.profile")
+    run_ranks(program_worker, (free_port(), again, str(folder)))
     printed = (folder / "printed").read_text()
     checkpoint = load(run / LAST)
     assert checkpoint["step"] == step + 6
     assert set(checkpoint["loader"]["quarantine"]) == {path}
     assert [record["num_quarantined"] for record in read_metrics(run) if record["kind"] == "train"][-1] == 1
 
-    # The first rank alone writes, and what one process writes.
+    # The first rank alone writes, and what one process writes; profiled, too.
     assert printed.count(f"supervised  step {step + 6}/{step + 6}  epoch") == 1
+    assert printed.count("profile.json.gz") == 1
     assert [kind for kind in (record["kind"] for record in read_metrics(run)) if kind == "test"] == ["test"] * 2
     assert {entry.name for entry in run.iterdir()} == {
         *("best.pt", "config.json", "environment.json", "index", "labeled.txt", LAST, "metrics.jsonl"),
-        *("left_out_videos.json", "predictions.npz", "report", "split.json", "tensorboard"),
+        *("left_out_videos.json", "predictions.npz", "profile.json.gz", "report", "split.json", "tensorboard"),
     }
     assert len(list((run / "tensorboard").iterdir())) == 4 + 2  # one a start, one a report
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from model import normalize
 from pipeline.batch import ClipBatch, Views
 from pipeline.errors import InputError
+from pipeline.ranges import recording
 from tests.forks import begin
 from tests.train import standins
 from tests.train.standins import TinyMethod, make_config, make_state, run_training, with_run
@@ -166,13 +167,15 @@ def test_a_step_is_one_graph_that_is_compiled_once(name: str, precision: Precisi
 
     step = Stepper(method, precision)
     step(make_batch(method))
-    with no_recompilation():
+    with no_recompilation(), recording(nullcontext) as spans:
         for epoch in (1.0, 7.0):
             pixels = torch.randint_like(batch.labeled.rgb, 256)
             predict_center({"rgb": method.recognizer}, [(torch.arange(2), Views(pixels, pixels))], precision)
             ids = torch.arange(5, dtype=torch.int32)
             step(batch._replace(labeled=Views(pixels, batch.labeled.tg), labeled_ids=ids), epoch)
     assert len(graphs.devices) == 1
+    # Profiled, it is one range.
+    assert {span.name for span in spans} == {"forward and losses", "backward", "clip gradients", "optimizer"}
     assert all(parameter.grad is not None for parameter in method.parameters())
 
 

@@ -4,6 +4,7 @@ Promises the interface the training loop calls.  What a step does with a batch i
 """
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from model import R3D18, normalize
 from pipeline.batch import ClipBatch, Modality, Needs
 from pipeline.errors import InputError
+from pipeline.ranges import named
 
 
 class Method(nn.Module, ABC):
@@ -122,7 +124,8 @@ class WeakStrongMethod(Method):
         assert batch.weak is not None
         assert batch.strong is not None
         if self.config.split_batches:
-            strong, _ = network(normalize(batch.strong.of(modality)))
+            with eager_range(f"forward {modality}"):
+                strong, _ = network(normalize(batch.strong.of(modality)))
             logits = torch.cat([logits, strong])
         rows = [len(view.rgb) for view in (batch.labeled, batch.weak, batch.strong)]
         labeled, weak, strong = logits.split_with_sizes(rows)
@@ -130,6 +133,11 @@ class WeakStrongMethod(Method):
             with torch.no_grad():
                 weak = network.classify(feature[rows[0] : rows[0] + rows[1]])
         return labeled, weak, strong
+
+
+def eager_range(name: str) -> AbstractContextManager[object]:
+    """A range of what a method computes, :func:`pipeline.ranges.named`; in a compiled graph there is none."""
+    return nullcontext() if torch.compiler.is_compiling() else named(name)
 
 
 def started(progress: Tensor, warmup_epochs: int) -> Tensor:

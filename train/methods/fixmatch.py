@@ -13,7 +13,7 @@ from torch import Tensor
 from model import R3D18, normalize
 from pipeline.batch import ClipBatch, Modality, Needs
 from train.losses import masked_cross_entropy, pseudo_labels
-from train.methods.base import WeakStrongConfig, WeakStrongMethod, pseudo_label_metrics, started
+from train.methods.base import WeakStrongConfig, WeakStrongMethod, eager_range, pseudo_label_metrics, started
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,17 @@ class FixMatch(WeakStrongMethod):
     def forward(self, batch: ClipBatch, progress: Tensor) -> dict[str, Tensor]:
         """Compute "loss", its terms "supervised" and "pseudo_label" (0 in the warm-up), and pseudo-label metrics."""
         config = self.config
-        logits, features = self.network(normalize(self.joined_views(batch, self.modality)))
+        with eager_range(f"forward {self.modality}"):
+            logits, features = self.network(normalize(self.joined_views(batch, self.modality)))
         labeled, weak, strong = self.logits_by_view(self.network, logits, features[-1], batch, self.modality)
 
-        supervised = F.cross_entropy(labeled.float(), batch.labels)
-        labels, mask = pseudo_labels(weak, None, source="rgb", threshold=config.threshold)
-        pseudo_label = started(progress, config.warmup_epochs) * masked_cross_entropy(strong, labels, mask)
-        return {
-            "loss": config.supervised_weight * supervised + config.pseudo_label_weight * pseudo_label,
-            "supervised": supervised,
-            "pseudo_label": pseudo_label,
-            **pseudo_label_metrics(labels, mask, batch.unlabeled_labels),
-        }
+        with eager_range("losses"):
+            supervised = F.cross_entropy(labeled.float(), batch.labels)
+            labels, mask = pseudo_labels(weak, None, source="rgb", threshold=config.threshold)
+            pseudo_label = started(progress, config.warmup_epochs) * masked_cross_entropy(strong, labels, mask)
+            return {
+                "loss": config.supervised_weight * supervised + config.pseudo_label_weight * pseudo_label,
+                "supervised": supervised,
+                "pseudo_label": pseudo_label,
+                **pseudo_label_metrics(labels, mask, batch.unlabeled_labels),
+            }

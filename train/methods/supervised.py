@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model import R3D18, normalize
 from pipeline.batch import ClipBatch, Needs
-from train.methods.base import Method
+from train.methods.base import Method, eager_range
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Supervised(Method):
 
     def forward(self, batch: ClipBatch, progress: Tensor) -> dict[str, Tensor]:
         """Compute "loss" and its only term "supervised"; the progress changes nothing."""
-        logits, _ = self.rgb(normalize(batch.labeled.rgb))
-        supervised = F.cross_entropy(logits.float(), batch.labels)
+        with eager_range("forward rgb"):
+            logits, _ = self.rgb(normalize(batch.labeled.rgb))
+        with eager_range("losses"):
+            supervised = F.cross_entropy(logits.float(), batch.labels)
         return {"loss": supervised, "supervised": supervised}

@@ -24,7 +24,14 @@ from train.losses import (
     masked_cross_entropy,
     pseudo_labels,
 )
-from train.methods.base import WeakStrongConfig, WeakStrongMethod, first_rows, pseudo_label_metrics, started
+from train.methods.base import (
+    WeakStrongConfig,
+    WeakStrongMethod,
+    eager_range,
+    first_rows,
+    pseudo_label_metrics,
+    started,
+)
 
 
 @dataclass(frozen=True)
@@ -101,36 +108,40 @@ class TemporalGradient(WeakStrongMethod):
         modalities are distorted each in its own way.
         """
         config = self.config
-        rgb, tg = self.dual(self.joined_views(batch, "rgb"), self.joined_views(batch, "tg"))
+        with eager_range("forward rgb"):
+            rgb = self.dual.see("rgb", self.joined_views(batch, "rgb"))
+        with eager_range("forward tg"):
+            tg = self.dual.see("tg", self.joined_views(batch, "tg"))
         rgb_labeled, rgb_weak, rgb_strong = self.logits_by_view(
             self.dual.rgb, rgb.logits, rgb.features[-1], batch, "rgb"
         )
         tg_labeled, tg_weak, tg_strong = self.logits_by_view(self.dual.tg, tg.logits, tg.features[-1], batch, "tg")
 
-        labels, mask = self._pseudo_labels(rgb_weak, tg_weak)
-        gate = started(progress, config.warmup_epochs)
-        registered = len(rgb_labeled) + len(rgb_weak)
-        terms = {
-            "supervised_rgb": F.cross_entropy(rgb_labeled.float(), batch.labels),
-            "supervised_tg": F.cross_entropy(tg_labeled.float(), batch.labels),
-            "pseudo_label_rgb": gate * masked_cross_entropy(rgb_strong, labels[0], mask[0]),
-            "pseudo_label_tg": gate * masked_cross_entropy(tg_strong, labels[1], mask[1]),
-            "alignment": alignment_loss(
-                [first_rows(rgb.features[block], registered) for block in config.alignment_blocks],
-                [first_rows(tg.features[block], registered) for block in config.alignment_blocks],
-                config.alignment_kind,
-                config.stop_gradient,
-                config.alignment_reduce,
-            ),
-            "info_nce": info_nce(rgb.embedding[:registered], tg.embedding[:registered], config.temperature),
-        }
-        loss = (
-            config.supervised_weight * (terms["supervised_rgb"] + terms["supervised_tg"])
-            + config.pseudo_label_weight * (terms["pseudo_label_rgb"] + terms["pseudo_label_tg"])
-            + config.alignment_weight * terms["alignment"]
-            + config.info_nce_weight * terms["info_nce"]
-        )
-        return {"loss": loss, **terms, **pseudo_label_metrics(labels, mask, batch.unlabeled_labels)}
+        with eager_range("losses"):
+            labels, mask = self._pseudo_labels(rgb_weak, tg_weak)
+            gate = started(progress, config.warmup_epochs)
+            registered = len(rgb_labeled) + len(rgb_weak)
+            terms = {
+                "supervised_rgb": F.cross_entropy(rgb_labeled.float(), batch.labels),
+                "supervised_tg": F.cross_entropy(tg_labeled.float(), batch.labels),
+                "pseudo_label_rgb": gate * masked_cross_entropy(rgb_strong, labels[0], mask[0]),
+                "pseudo_label_tg": gate * masked_cross_entropy(tg_strong, labels[1], mask[1]),
+                "alignment": alignment_loss(
+                    [first_rows(rgb.features[block], registered) for block in config.alignment_blocks],
+                    [first_rows(tg.features[block], registered) for block in config.alignment_blocks],
+                    config.alignment_kind,
+                    config.stop_gradient,
+                    config.alignment_reduce,
+                ),
+                "info_nce": info_nce(rgb.embedding[:registered], tg.embedding[:registered], config.temperature),
+            }
+            loss = (
+                config.supervised_weight * (terms["supervised_rgb"] + terms["supervised_tg"])
+                + config.pseudo_label_weight * (terms["pseudo_label_rgb"] + terms["pseudo_label_tg"])
+                + config.alignment_weight * terms["alignment"]
+                + config.info_nce_weight * terms["info_nce"]
+            )
+            return {"loss": loss, **terms, **pseudo_label_metrics(labels, mask, batch.unlabeled_labels)}
 
     def _pseudo_labels(self, rgb_weak: Tensor, tg_weak: Tensor) -> tuple[Tensor, Tensor]:
         """Labels (2, B) and mask (2, B): the first row teaches the RGB network, the second the TG network."""
