@@ -30,6 +30,11 @@ def run_program(function: Callable[..., int | None], name: str, kept: str = "") 
     Raises:
         SystemExit: with 143, after SIGTERM.
     """
+    return report_errors(lambda: tyro.cli(function, prog=name), kept)
+
+
+def report_errors(run: Callable[[], int | None], kept: str = "") -> int:
+    """Run a program that reads its command line itself; otherwise as :func:`run_program`."""
 
     def terminate(signum: int, frame: object) -> None:
         print(f"terminated{kept}", file=sys.stderr)
@@ -38,7 +43,7 @@ def run_program(function: Callable[..., int | None], name: str, kept: str = "") 
     before = signal.signal(signal.SIGTERM, terminate)
     print_odd_names()
     try:
-        status = tyro.cli(function, prog=name) or 0
+        status = run() or 0
         sys.stdout.flush()  # at the interpreter's exit its errors would be nobody's
         return status
     except InputError as error:

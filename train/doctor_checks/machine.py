@@ -13,7 +13,7 @@ from train.doctor_checks.gpu import num_gpus
 _MIB, _GIB = 2**20, 2**30
 _SHARED = Path("/dev/shm")
 _NCCL_SHARED = _GIB  # what NCCL's user guide has containers started with, "Troubleshooting", "Shared memory"
-_LEAST_FILES, _MANY_FILES = 256, 1024
+_LEAST_FILES, _MANY_FILES = 128, 1024  # a run on two cores has 27 open; CUDA and other ranks add theirs
 _CORES_PER_GPU = 4  # our estimate: one launches the step, one runs the graph, two plan and read packets ahead
 _LEAST_MEMORY, _MEMORY_PER_RANK = 3 * _GIB // 2, 4 * _GIB
 _LEAST_DISK, _MUCH_DISK = 100 * _MIB, 2 * _GIB  # three checkpoints of the demo's networks; of those of the paper
