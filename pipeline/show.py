@@ -27,6 +27,7 @@ from pipeline.plan import ClipPlan, ClipSpec, plan_clip
 from pipeline.program import run_program
 from pipeline.record import VideoRecord
 from pipeline.strong import OPS
+from pipeline.text import spelled_out
 
 _DPI = 100
 _GAP = 2  # pixels between frames
@@ -240,7 +241,7 @@ def _strip_height(strip: _Strip) -> int:
 
 def _cut(title: str, width: int) -> str:
     """What of a title fits; names that are not UTF-8 are spelled out."""
-    title = title.encode("utf-8", "backslashreplace").decode()
+    title = spelled_out(title.encode("utf-8", "backslashreplace").decode())
     most = int(width / _CHARACTER_PX)
     return title if len(title) <= most else f"{title[: most - 1]}…"
 
@@ -286,7 +287,7 @@ def show(
     names = [class_names[row] for row in rows]
     bad = draw_clips(index, rows, names, out, spec, num_clips=num_clips, seed=seed, epoch=epoch)
     for error in bad:
-        print(f"left out: {error}")
+        print(f"left out: {spelled_out(str(error))}")
     print(f"{min(num_clips, len(rows) - len(bad))} of {len(index)} videos: {out}")
 
 
@@ -295,7 +296,7 @@ def _class_names(index: VideoIndex, data: DataOptions) -> list[str]:
     try:
         split = split_videos(index, data)
     except InputError as error:
-        print(f"classes are not known: {error}")
+        print(f"classes are not known: {spelled_out(str(error))}")
         return ["class unknown"] * len(index)
     return [split.class_names[label] if label >= 0 else "class unknown" for label in split.labels]
 
