@@ -166,17 +166,18 @@ def _views(
         clip, ms = clock.time(lambda: slice_clip(record, numbers, closed=decoder == "dali"))
         rows.append(Row("slice: packets", f"{len(clip.packets)} packets", "bytes", "", sum(map(len, clip.packets)), ms))
     sample, ms = clock.time(lambda: graph.read(record, plan))
+    took: float | None = ms  # stands in the first of the rows that were made together
     named = {"frames": "decode, crop, scale", "partners": "the same: partners", "stream": "stream for DALI"}
     for name, station in named.items():
         if name in sample:
-            rows.append(array_row(station, sample[name], ms, num_bytes=sample[name].nbytes))
-            ms = None
-    (weak, strong), ms = clock.time(lambda: graph([sample]))
+            rows.append(array_row(station, sample[name], took, num_bytes=sample[name].nbytes))
+            took = None
+    (weak, strong), took = clock.time(lambda: graph([sample]))
     for view_name, view in (("weak", weak), ("strong", strong)):
         for modality, pixels in () if view is None else view._asdict().items():
             if pixels is not None:
-                rows.append(array_row(f"{view_name} {modality.upper()}", pixels, ms, num_bytes=pixels.nbytes))
-                ms = None
+                rows.append(array_row(f"{view_name} {modality.upper()}", pixels, took, num_bytes=pixels.nbytes))
+                took = None
     return weak, strong, rows
 
 
