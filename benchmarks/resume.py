@@ -238,7 +238,10 @@ def torture(options: Resume, folder: Path, console: Console) -> dict[str, Any]:
 
 def verdicts(options: Resume, result: dict[str, Any], killed: Path, whole: Path) -> dict[str, bool]:
     """What had to hold, and whether it did."""
-    with np.load(killed / PREDICTIONS) as ours, np.load(whole / PREDICTIONS) as theirs:
+    with (
+        np.load(killed / PREDICTIONS, allow_pickle=False) as ours,
+        np.load(whole / PREDICTIONS, allow_pickle=False) as theirs,
+    ):
         predictions = all(np.array_equal(ours[name], theirs[name]) for name in theirs)
     return {
         "as many kills as asked for": result["num_kills"] == options.kills,

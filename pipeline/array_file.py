@@ -134,6 +134,10 @@ def read_arrays(
             return _read_arrays(file, path, magic, kind)
     except OSError as error:
         raise InputError(f"the {kind} {path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the header of the {kind} {path} makes no sense: delete it and make it again") from error
 
 
 def _read_arrays(
@@ -162,6 +166,8 @@ def _read_arrays(
         descr = entry["dtype"]
         dtype = np.dtype(descr if isinstance(descr, str) else [tuple(field) for field in descr])
         start = base + entry["offset"]
+        if dtype.hasobject or not base <= start <= start + entry["length"] * dtype.itemsize <= size:
+            raise ValueError(name)
         if entry["crc"] is None:
             sliced[name] = StoredArray(file.fileno(), dtype, entry["length"], start)
             continue

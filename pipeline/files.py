@@ -1,4 +1,9 @@
-"""Which files of a folder are meant, found by suffix, always in the same order; and files written whole."""
+"""Which files of a folder are meant, found by suffix, always in the same order; and files written whole.
+
+What is in a folder may be a symbolic link to somewhere else, and is taken for what it links to: whoever may put files
+into a folder says what is in it.  Texts that name files of a folder may not: they name what is below it, or nothing
+(:func:`stays_inside`).
+"""
 
 import os
 from collections.abc import Collection, Iterator
@@ -61,6 +66,11 @@ def _refuse(error: OSError) -> None:
         return
     remedy = "make it readable, or move it away"
     raise InputError(f"{error.filename} cannot be listed: {error.strerror}: {remedy}") from error
+
+
+def stays_inside(path: str) -> bool:
+    """Whether a path, relative to a folder and with "/", names something below it, symbolic links aside."""
+    return not (path.startswith("/") or "\0" in path or (".." in path and ".." in path.split("/")))
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -26,11 +26,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.array_file import StoredArray, read_arrays, write_arrays
 from pipeline.errors import BadVideo, InputError
-from pipeline.files import VIDEO_SUFFIXES, find_videos
+from pipeline.files import VIDEO_SUFFIXES, find_videos, stays_inside
 from pipeline.processes import map_in_processes, num_processes
 from pipeline.program import run_program
 from pipeline.record import VideoRecord
 from pipeline.scanning import scan
+from pipeline.text import spelled_out
 
 log = logging.getLogger(__name__)
 
@@ -297,13 +298,20 @@ class VideoIndex:
         """Open a saved index; packet tables are read from the file as they are needed.
 
         Raises:
-            InputError: there is no such file, or it is not a whole index of this version.
+            InputError: there is no such file, it is not a whole index of this version, or it names files elsewhere.
         """
         facts, columns, tables = read_arrays(path, _MAGIC, "index")
         refusals = {file: Refusal(*refusal) for file, refusal in facts["refused"].items()}
         inside = facts.get("inside") and Path(path).name == FILE_NAME  # a copy elsewhere has another name
         root = Path(path).absolute().parent if inside else Path(facts["root"])
-        return cls(root, columns, tables["tables"], facts["names"], refusals)
+        index = cls(root, columns, tables["tables"], facts["names"], refusals)
+        outside = [file for file in (*index.paths, *refusals) if not stays_inside(file)]
+        if outside:
+            raise InputError(
+                f"the index {path} names {outside[0]!r}, which is not below {root}: this program has not made it so, "
+                "delete it and make it again"
+            )
+        return index
 
     def changed(self) -> dict[str, str]:
         """What differs on disk by now: "new", "gone" or "changed" by relative path."""
@@ -445,7 +453,7 @@ def index_folder(
     path = index or root / FILE_NAME
     found = VideoIndex.refresh(path, root, num_workers=num_workers)
     for file, reason in found.refused.items():
-        print(f"refused: {file}: {reason}")
+        print(f"refused: {spelled_out(file)}: {spelled_out(reason)}")
     numbers = f"{len(found):,} videos of {found.num_frames.sum():,} frames, {len(found.refused):,} files refused"
     print(f"{path} ({path.stat().st_size / 1e6:,.1f} MB): {numbers}, in {time.monotonic() - began:.1f} s")
 

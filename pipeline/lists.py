@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.files import write_whole
+from pipeline.text import spelled_out
 
 UNKNOWN = -1  # the label of a video whose class is not known
 _MAX_CLASSES = 100_000  # a label above is a mistake, not a class
@@ -46,8 +47,13 @@ def where(entry: Entry) -> str:
 
 
 def printable(text: str) -> str:
-    """A file name that can be printed and written as UTF-8, whatever bytes are in it."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """A text of one line, such as a file name, that can be printed and written as UTF-8, whatever is in it."""
+    return spelled_out(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def printable_lines(text: str) -> str:
+    """As :func:`printable`, for a text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def read_lines(file: Path) -> list[tuple[int, str]]:

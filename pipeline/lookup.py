@@ -2,7 +2,8 @@
 
 A copy may lie a folder deeper, have other suffixes after conversion, or spell a folder in another way.  Promises: the
 most literal reading that finds a usable video wins; two videos that fit equally well are an error that names both;
-what is not found comes back with the reason.  Nothing is guessed from a similar name.
+what is not found comes back with the reason; a path that leads out of the root is refused.  Nothing is guessed from a
+similar name.
 """
 
 import posixpath
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import InputError
-from pipeline.files import VIDEO_SUFFIXES
+from pipeline.files import VIDEO_SUFFIXES, stays_inside
 from pipeline.lists import Entry, printable, where
 
 Key = Callable[[str], str | None]
@@ -75,7 +76,7 @@ class Lookup:
         """The row of a listed video, or why there is none.
 
         Raises:
-            InputError: two videos fit.
+            InputError: two videos fit, or the listed path leads out of the root.
         """
         row = self._find(0, entry)
         if row is not None:
@@ -93,7 +94,7 @@ class Lookup:
         paths = self._sets[which]
         if not self._by_name and (exact := self._table(which, _literal).get(entry.path)):
             return exact[0]
-        listed = self._tidy(entry.path)
+        listed = self._tidy(entry)
         for key_of, key_of_listed in self._ways:
             candidates = self._table(which, key_of).get(key_of_listed(listed), [])
             if candidates:
@@ -112,7 +113,7 @@ class Lookup:
         return table
 
     def _choose(self, paths: Sequence[str], candidates: list[int], entry: Entry) -> int:
-        listed = self._tidy(entry.path)
+        listed = self._tidy(entry)
         folders = _folders(listed) if self._by_name else set()
         suffix = posixpath.splitext(listed)[1].lower()
 
@@ -129,9 +130,14 @@ class Lookup:
             )
         return candidates[0]
 
-    def _tidy(self, path: str) -> str:
-        path = path.replace("\\", "/").removeprefix(f"{self._root}/")
-        return posixpath.normpath(path)
+    def _tidy(self, entry: Entry) -> str:
+        path = posixpath.normpath(entry.path.replace("\\", "/").removeprefix(f"{self._root}/"))
+        if not stays_inside(path):
+            raise InputError(
+                f"{where(entry)}: {printable(entry.path)} is not below {self._root}: list it by its path from there, "
+                "or give the folder that holds all listed videos"
+            )
+        return path
 
     def _stem(self, path: str) -> str:
         return unicodedata.normalize("NFC", self._fold(strip_suffix(path)))  # macOS takes names apart, ü to u and ¨

@@ -2,7 +2,7 @@
 
 Every shard appends to a file of its own in DST/.prepare, locked while it works; what is known is all files together,
 the latest line of a video counting.  Promises: a line cut off by a crash is passed over, so that its video counts as
-not done.  Left to others: doing it (:mod:`pipeline.prepare`).
+not done; a line that names files elsewhere is refused.  Left to others: doing it (:mod:`pipeline.prepare`).
 """
 
 import fcntl
@@ -16,6 +16,7 @@ from typing import IO, Any
 from rich.table import Table
 
 from pipeline.errors import InputError
+from pipeline.files import stays_inside
 from pipeline.transcode import Options
 
 FOLDER = ".prepare"
@@ -75,11 +76,20 @@ def append(file: IO[str], entry: Entry) -> None:
 
 
 def read_manifests(dst: Path) -> dict[str, Entry]:
-    """The latest entry of every video, by path."""
+    """The latest entry of every video, by path.
+
+    Raises:
+        InputError: an entry names a file outside the folder.
+    """
     entries: dict[str, Entry] = {}
     for manifest in sorted((dst / FOLDER).glob("*.jsonl")):
-        for line in manifest.read_text(errors="replace").splitlines():
+        for number, line in enumerate(manifest.read_text(errors="replace").splitlines(), 1):
             entry = _parse(line)
+            if entry and not all(stays_inside(str(path)) for path in (entry.path, entry.result or "")):
+                raise InputError(
+                    f"{manifest}, line {number}: {entry.path!r} or {entry.result!r} leads out of its folder, which "
+                    "this program has not written: remove the line"
+                )
             if entry and (entry.path not in entries or entry.finished >= entries[entry.path].finished):
                 entries[entry.path] = entry
     return entries

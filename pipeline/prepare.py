@@ -34,6 +34,7 @@ from pipeline.files import find_files, find_videos
 from pipeline.manifest import FOLDER, Entry, append, open_manifest, read_manifests, summarize, summary_table
 from pipeline.processes import map_in_processes, num_processes
 from pipeline.program import run_program
+from pipeline.text import spelled_out
 from pipeline.transcode import CODECS, DISK_FULL, Options, transcode
 
 REPORT = "prepare_report"
@@ -116,7 +117,7 @@ def prepare(
     report = summarize(videos, read_manifests(dst), clashes)
     run = {"src": str(src), "shard": shard, "options": options._asdict(), "seconds": round(time.monotonic() - began, 1)}
     _write_report(dst, run | report)
-    _print_report(Console(soft_wrap=True, highlight=False, markup=False), dst, run | report)
+    _print_report(Console(soft_wrap=True, highlight=False, markup=False, emoji=False), dst, run | report)
     failed = {failure["path"] for failure in report["failures"]}
     return int(bool(failed & set(mine)))
 
@@ -219,9 +220,8 @@ def _transcode_all(jobs: list[_Job], num_videos: int, num_workers: int) -> Itera
         for job, outcome in map_in_processes(_transcode_one, jobs, num_workers, crashed=None, chunk=1):
             entry = outcome or _failed(job, _CRASHED)
             if entry.reason:
-                bar.console.print(
-                    f"failed: {entry.path}: {entry.reason}", soft_wrap=True, highlight=False, markup=False
-                )
+                line = spelled_out(f"failed: {entry.path}: {entry.reason}")
+                bar.console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
             bar.advance(task)
             yield entry
 
@@ -282,16 +282,18 @@ def _write_report(dst: Path, report: dict[str, Any]) -> None:
     temporary.write_text(json.dumps(report, indent=2) + "\n")
     temporary.replace(path)
     with temporary.open("w", errors="backslashreplace") as file:
-        _print_report(Console(file=file, width=120, soft_wrap=True, highlight=False, markup=False), dst, report)
+        _print_report(
+            Console(file=file, width=120, soft_wrap=True, highlight=False, markup=False, emoji=False), dst, report
+        )
     temporary.replace(path.with_suffix(".txt"))
 
 
 def _print_report(console: Console, dst: Path, report: dict[str, Any]) -> None:
     console.print(summary_table(report))
     for failure in report["failures"]:
-        console.print(f"failed: {failure['path']}: {failure['reason']}")
+        console.print(spelled_out(f"failed: {failure['path']}: {failure['reason']}"))
     for path in report["without_source"]:
-        console.print(f"its source is gone, remove it if it is not wanted: {dst / path}")
+        console.print(spelled_out(f"its source is gone, remove it if it is not wanted: {dst / path}"))
     options = " ".join(f"{name} {value}" for name, value in report["options"].items())
     console.print(f"{report['src']} to {dst} in {report['seconds']} s: {options}, part {report['shard']}")
 

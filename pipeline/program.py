@@ -1,5 +1,6 @@
 """What the programs of the data path share: how they report errors and signals, and their exit status."""
 
+import logging
 import os
 import select
 import signal
@@ -10,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 import tyro
 
 from pipeline.errors import InputError
+from pipeline.text import lines_spelled_out
 
 UNREAD = 128 + signal.SIGPIPE  # what shells say of programs that a broken pipe ends
 NO_PROCESSES = "worker processes end as soon as they are started: is there memory left for them?"
@@ -30,6 +32,11 @@ def run_program(function: Callable[..., int | None], name: str, kept: str = "") 
     Raises:
         SystemExit: with 143, after SIGTERM.
     """
+    return report_errors(lambda: tyro.cli(function, prog=name), kept)
+
+
+def report_errors(run: Callable[[], int | None], kept: str = "") -> int:
+    """Run a program that reads its command line itself; otherwise as :func:`run_program`."""
 
     def terminate(signum: int, frame: object) -> None:
         print(f"terminated{kept}", file=sys.stderr)
@@ -38,11 +45,11 @@ def run_program(function: Callable[..., int | None], name: str, kept: str = "") 
     before = signal.signal(signal.SIGTERM, terminate)
     print_odd_names()
     try:
-        status = tyro.cli(function, prog=name) or 0
+        status = run() or 0
         sys.stdout.flush()  # at the interpreter's exit its errors would be nobody's
         return status
     except InputError as error:
-        print("error:", error, file=sys.stderr)
+        print("error:", lines_spelled_out(str(error)), file=sys.stderr)
         return 2
     except BrokenProcessPool:
         print(f"error: {NO_PROCESSES}{kept}", file=sys.stderr)
@@ -50,7 +57,7 @@ def run_program(function: Callable[..., int | None], name: str, kept: str = "") 
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _is_unread():
             return UNREAD
-        print(f"error: {error}{kept}", file=sys.stderr)
+        print(f"error: {lines_spelled_out(str(error))}{kept}", file=sys.stderr)
         return 1
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # rich has met it, and ends the program with 1
@@ -73,7 +80,16 @@ def _is_unread() -> bool:
     return is_unread
 
 
+class _SpelledOut(logging.Formatter):
+    """Log lines without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return lines_spelled_out(super().format(record))
+
+
 def print_odd_names() -> None:
-    """Have file names printed that are not UTF-8, spelled out."""
+    """Have file names printed and logged that are not UTF-8, or hold control characters, spelled out."""
+    if logging.lastResort is not None:  # what prints warnings where nobody has set up logging
+        logging.lastResort.setFormatter(_SpelledOut())
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

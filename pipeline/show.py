@@ -27,6 +27,7 @@ from pipeline.plan import ClipPlan, ClipSpec, plan_clip
 from pipeline.program import run_program
 from pipeline.record import VideoRecord
 from pipeline.strong import OPS
+from pipeline.text import spelled_out
 
 _DPI = 100
 _GAP = 2  # pixels between frames
@@ -116,27 +117,49 @@ def draw_clips(
             record = index[row]
             plan = plan_clip(record, spec, seed, epoch, position)
             weak, strong = graph([graph.read(record, plan)])
-            source = _source_strip(record, plan, max(spec.size, _MIN_FRAME_PX))
+            panels.append(_clip_panel(f"{name}: {index.paths[row]}", record, plan, weak, strong))
         except BadVideo as error:
             bad.append(error)
-            continue
-        strips = [source, *_view_strips({"weak": weak, "strong": strong}, 0, plan)]
-        panels.append(_Panel(_describe(index.paths[row], name, record, plan), strips))
     if not panels:
         raise InputError(f"none of the {len(bad)} videos can be read; the first: {bad[0]}")
     _draw_sheet(panels, path)
     return bad
 
 
-def _describe(path: str, class_name: str, record: VideoRecord, plan: ClipPlan) -> str:
-    x, y, width, height = plan.box
+def draw_clip(name: str, record: VideoRecord, plan: ClipPlan, weak: Views, strong: Views | None, path: Path) -> None:
+    """Draw one training clip as :func:`draw_clips` does, of views that have been made.
+
+    Args:
+        name: what to call the video.
+        record: the video.
+        plan: of the clip.
+        weak: (1, T, H, W, C) uint8 in each modality there is.
+        strong: the same, where there is such a view.
+        path: PNG to write.
+
+    Raises:
+        BadVideo: the source frames cannot be read.
+    """
+    _draw_sheet([_clip_panel(name, record, plan, weak, strong)], path)
+
+
+def _clip_panel(name: str, record: VideoRecord, plan: ClipPlan, weak: Views, strong: Views | None) -> _Panel:
+    source = _source_strip(record, plan, max(plan.size[1], _MIN_FRAME_PX))
+    views = _view_strips({"weak": weak, "strong": strong}, 0, plan)
+    return _Panel(f"{name} ({describe_video(record)}); {describe_box(plan)}", [source, *views])
+
+
+def describe_video(record: VideoRecord) -> str:
+    """Codec, size, frames and frame rate of a video, for a title."""
     size = "x".join(map(str, record.display_size))
     turned = f" turned by {record.rotation} degrees" if record.rotation else ""
-    flipped = ", flipped" if plan.flip else ""
-    return (
-        f"{class_name}: {path} ({record.codec} {size}{turned}, {record.num_frames} frames at {record.fps:.4g}/s); "
-        f"box {width}x{height} at {x},{y}{flipped}"
-    )
+    return f"{record.codec} {size}{turned}, {record.num_frames} frames at {record.fps:.4g}/s"
+
+
+def describe_box(plan: ClipPlan) -> str:
+    """The crop of a clip, for a title."""
+    x, y, width, height = plan.box
+    return f"box {width}x{height} at {x},{y}{', flipped' if plan.flip else ''}"
 
 
 def _source_strip(record: VideoRecord, plan: ClipPlan, height: int) -> _Strip:
@@ -218,7 +241,7 @@ def _strip_height(strip: _Strip) -> int:
 
 def _cut(title: str, width: int) -> str:
     """What of a title fits; names that are not UTF-8 are spelled out."""
-    title = title.encode("utf-8", "backslashreplace").decode()
+    title = spelled_out(title.encode("utf-8", "backslashreplace").decode())
     most = int(width / _CHARACTER_PX)
     return title if len(title) <= most else f"{title[: most - 1]}…"
 
@@ -264,7 +287,7 @@ def show(
     names = [class_names[row] for row in rows]
     bad = draw_clips(index, rows, names, out, spec, num_clips=num_clips, seed=seed, epoch=epoch)
     for error in bad:
-        print(f"left out: {error}")
+        print(f"left out: {spelled_out(str(error))}")
     print(f"{min(num_clips, len(rows) - len(bad))} of {len(index)} videos: {out}")
 
 
@@ -273,7 +296,7 @@ def _class_names(index: VideoIndex, data: DataOptions) -> list[str]:
     try:
         split = split_videos(index, data)
     except InputError as error:
-        print(f"classes are not known: {error}")
+        print(f"classes are not known: {spelled_out(str(error))}")
         return ["class unknown"] * len(index)
     return [split.class_names[label] if label >= 0 else "class unknown" for label in split.labels]
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -184,7 +185,10 @@ def load(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         found = checkpoint["format"]
     except Exception as error:  # torch.load raises many kinds, depending on the bytes it meets
-        raise InputError(f"{path} is not a checkpoint of this program, or damaged: {type(error).__name__}") from error
+        reason = type(error).__name__
+        if isinstance(error, UnpicklingError) and "GLOBAL" in str(error):
+            reason = "it holds more than tensors, numbers and strings, which may be code; nothing of it was run"
+        raise InputError(f"{path} is not a checkpoint of this program, or damaged: {reason}") from error
     if found != _FORMAT:
         raise InputError(f"{path} is a checkpoint of format {found}, this program reads {_FORMAT}: use its own version")
     return checkpoint

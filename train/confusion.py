@@ -18,6 +18,7 @@ from pipeline.lists import printable
 from train.report_classes import hardest_classes, recalls_of, top_confusions
 
 _CORNER = "true \\ guessed"
+_FORMULA = ("=", "+", "-", "@")
 _TERMINAL = 80  # cells of a line
 _BORDERS = 3  # of these around each column, and one more at the end
 _MAX_COLUMNS = 12  # classes whose matrix fits a terminal
@@ -79,11 +80,13 @@ def _headings(names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 def confusion_csv(matrix: np.ndarray, class_names: Sequence[str]) -> str:
     """The matrix as CSV with the names of the classes in its first row and column; rows are the true classes.
 
+    Spreadsheets compute what begins as a formula does: such names get an apostrophe in front, which they do not show.
+
     Args:
         matrix: (K, K) counts.
         class_names: K names.
     """
-    names = [printable(name) for name in class_names]
+    names = [f"'{name}" if name.startswith(_FORMULA) else name for name in map(printable, class_names)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([_CORNER, *names])

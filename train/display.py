@@ -41,7 +41,7 @@ class Display:
     def __init__(
         self, title: str, step: int, num_steps: int, console: Console | None = None, *, quiet: bool = False
     ) -> None:
-        self._console = console or Console(soft_wrap=True, highlight=False, markup=False, quiet=quiet)
+        self._console = console or Console(soft_wrap=True, highlight=False, markup=False, emoji=False, quiet=quiet)
         self._title = title
         self._first_step, self._num_steps = step, num_steps
         self._started = time.perf_counter()

@@ -28,6 +28,7 @@ from pipeline.errors import TooManyBadVideos
 from pipeline.files import write_whole
 from pipeline.loader import choose_decoder
 from pipeline.program import run_program
+from pipeline.text import lines_spelled_out
 from train.confusion import class_table, confusion_csv, confusion_table, draw_confusion
 from train.predictions import PREDICTIONS, write_predictions
 from train.report_classes import recalls_of
@@ -85,7 +86,7 @@ def evaluate(
     try:
         predictions, skipped = _predict(saved, videos, center_clip, console)
     except TooManyBadVideos as error:
-        print("error:", error, file=sys.stderr)
+        print("error:", lines_spelled_out(str(error)), file=sys.stderr)
         return 1
     scores = _scores(predictions, videos.split.labels)
     folder = out or _default_folder(run, checkpoint, center_clip)

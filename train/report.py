@@ -6,8 +6,10 @@ for the videos, and is left out with the reason where they are gone.  How it loo
     python -m train.report RUN
 """
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import numpy as np
 from pipeline.batch import ClipBatch
 from pipeline.errors import InputError
 from pipeline.files import write_whole
-from pipeline.lists import printable
+from pipeline.lists import printable, printable_lines
 from pipeline.program import run_program
 from pipeline.show import contact_sheet
 from train.config import to_json
@@ -143,11 +145,11 @@ def _summary(report: Report) -> str:
         f"# {report.title}",
         "",
         *([f"{report.unfinished}.", ""] if report.unfinished else []),
-        *(f"- {name}: {value}" for name, value in report.trained),
+        *(f"- {name}: {_plain(value)}" for name, value in report.trained),
         "",
         *_list_of_left_out(report.left_out),
         *_table_of_results(report),
-        "    " + report.command,
+        "    " + printable(report.command),
         "",
         "![losses and accuracies by step](curves.png)",
         "",
@@ -156,7 +158,12 @@ def _summary(report: Report) -> str:
         f"More in [{PAGE}]({PAGE}).",
         "",
     ]
-    return printable("\n".join(lines))
+    return printable_lines("\n".join(lines))
+
+
+def _plain(text: str) -> str:
+    """A text as one line of Markdown in which nothing is markup, of HTML neither."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", escape(printable(text), quote=False))
 
 
 def _table_of_results(report: Report) -> Iterable[str]:
@@ -173,7 +180,7 @@ def _list_of_left_out(left_out: Mapping[str, str]) -> Iterable[str]:
     if left_out:
         yield f"Videos that went bad meanwhile and were left out: {len(left_out)}."
         yield ""
-        yield from (f"- `{path}`: {reason}" for path, reason in left_out.items())
+        yield from (f"- {_plain(path)}: {_plain(reason)}" for path, reason in left_out.items())
         yield ""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.lists import printable
+from pipeline.lists import printable_lines
 from train.report_classes import ClassScore, Confusion
 from train.report_clips import ExplainedClip
 
@@ -103,5 +103,5 @@ def render(report: Report) -> str:
 
 
 def _printable(value: object) -> object:
-    """File names that are not UTF-8 would end the writing of the file."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    """File names that are not UTF-8 would end the writing of the file; control characters are not allowed in HTML."""
+    return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value

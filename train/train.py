@@ -43,6 +43,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from pipeline.batch import ClipBatch
 from pipeline.errors import InputError, TooManyBadVideos
 from pipeline.program import NO_PROCESSES, print_odd_names
+from pipeline.text import lines_spelled_out, spelled_out
 from train.checkpoint import LAST, saved_world_size
 from train.cli import parse
 from train.config import Config, find_device, resolve, with_method
@@ -90,7 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RankFailedError, RankLostError) as error:
         return _fail(str(error), 1) if ranks.is_first else 1
     except TooManyBadVideos as error:
-        print(f"error: {error}\nThe checkpoint is written: go on with --run.resume", file=sys.stderr)
+        print(
+            f"error: {lines_spelled_out(str(error))}\nThe checkpoint is written: go on with --run.resume",
+            file=sys.stderr,
+        )
         return 1
     except InputError as error:
         return _fail(str(error), 2)
@@ -117,7 +121,7 @@ def _leave_system_errors_to_the_main_thread(error: threading.ExceptHookArgs) -> 
 
 
 def _fail(message: str, status: int) -> int:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    print("error:", spelled_out(" ".join(message.split())), file=sys.stderr)
     return status
 
 
@@ -183,7 +187,7 @@ def _train_all(configs: Mapping[str, Config], command: str, ranks: Ranks) -> dic
     """Train and test each method, the main one first; the first rank writes the report."""
     config = next(iter(configs.values()))
     videos = prepare_videos(config, ranks)
-    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not ranks.is_first)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False, quiet=not ranks.is_first)
     console.print(describe_videos(videos))
     for line in remarks(videos.index, videos.split, config.run.dir):
         console.print(line)
@@ -204,7 +208,7 @@ def _train_all(configs: Mapping[str, Config], command: str, ranks: Ranks) -> dic
     write_left_out(config.run.dir, left_out)
     page = write_report(config.run.dir, videos)
     for path, reason in sorted(left_out.items()):
-        console.print(f"gone bad, left out: {path}: {reason}")
+        console.print(spelled_out(f"gone bad, left out: {path}: {reason}"))
     console.print(result_table(results, len(config.model.output_names(videos.split.class_names))))
     console.print(f"report: {page}")
     return results

@@ -29,7 +29,7 @@ def check_ranks(bench: Bench) -> Iterator[Finding]:
         return
     with TemporaryDirectory() as folder:
         spawn(_rank, (folder, free_port(), bench.device_type), nprocs=2)
-        halves = [torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(2)]
+        halves = [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     whole = losses_and_gradients("temporal_gradient", whole_batch(), ALONE, bench.device_type)
     tolerance = _TOLERANCE[bench.device_type]
     for part in ("terms", "gradients", "buffers"):

@@ -168,6 +168,32 @@ def test_listed_paths_of_other_systems_are_found(tmp_path: Path, listed: str, pa
     assert names(index, split_videos(index, options).unlabeled) == {path, "b/1.avi"}
 
 
+@pytest.mark.parametrize(
+    "listed", ["../secret/x.avi", "a/../../x.avi", "..\\x.avi", "/etc/x.avi", "{root}/../x.avi", "{root}2/x.avi", ".."]
+)
+@pytest.mark.parametrize("option", ["train_list", "val_list", "labeled_list"])
+def test_lists_cannot_name_what_is_outside_the_root(tmp_path: Path, listed: str, option: str) -> None:
+    for name in ("train_list", "val_list", "labeled_list"):
+        lines = f"a/{name[0]}.avi 0\nb/{name[0]}.avi 1\n".replace("/l", "/t")
+        (tmp_path / name).write_text(lines + (f"{listed.format(root=tmp_path)} 1\n" if name == option else ""))
+    options = DataOptions(
+        train_list=tmp_path / "train_list", val_list=tmp_path / "val_list", labeled_list=tmp_path / "labeled_list"
+    )
+    index = make_index(tmp_path, ["a/t.avi", "a/v.avi", "b/t.avi", "b/v.avi", "x.avi"])
+    with pytest.raises(InputError) as error:
+        split_videos(index, options)
+    place = f"{tmp_path / option}, line 3: {listed.format(root=tmp_path)} is not below {tmp_path}: list it by"
+    assert str(error.value).startswith(place)
+
+
+def test_annotations_cannot_name_what_is_outside_the_root(tmp_path: Path) -> None:
+    replicas.hmdb51(tmp_path)
+    file = next(tmp_path.glob("*_test_split1.txt"))
+    file.write_text(file.read_text() + "../../x.avi 1\n")
+    with pytest.raises(InputError, match=rf"{file.name}, line 6: .*/\.\./\.\./x\.avi is not below"):
+        split_videos(make_index(tmp_path, ["x.avi"]))
+
+
 def test_other_names_are_never_taken_for_a_listed_one(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("a/001.avi 0\nb/002.avi 1\na/3.avi 0\n")
     (tmp_path / "val.txt").write_text("b/9.avi 1\n")

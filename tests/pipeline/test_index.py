@@ -4,9 +4,11 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -16,9 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline import array_file
 from pipeline.errors import BadVideo, InputError
 from pipeline.files import find_videos
-from pipeline.index import FILE_NAME, VideoIndex, _Refused, _scan_one
+from pipeline.index import FILE_NAME, Refusal, VideoIndex, _Refused, _scan_one
 from pipeline.scanning import scan
 
 ROOT = Path(__file__).parents[2]
@@ -270,12 +273,53 @@ def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pyte
     assert find_videos(folder) == [path for path in everything if not path.startswith("b/")]
 
 
+@pytest.mark.parametrize("path", [b"../../one.avi", b"/etc/1one.avi", b"a/../b/on.avi"])
+def test_an_index_cannot_name_what_is_outside_its_folder(folder: Path, tmp_path: Path, path: bytes) -> None:
+    index = VideoIndex.build(folder, num_workers=1, progress=False)
+    columns, tables, names = index._columns, index._tables, index._names
+    assert index.paths[0].encode() == b"a/one.avi"
+    others = columns["paths"].tobytes().removeprefix(b"a/one.avi")
+    longer = len(path) - len(b"a/one.avi")
+    edited = {"paths": np.frombuffer(path + others, np.uint8), "paths_end": columns["paths_end"] + longer}
+    VideoIndex(folder, {**columns, **edited}, tables, names, index._refusals).save(tmp_path / "edited")
+    with pytest.raises(InputError, match=f"edited names '{re.escape(path.decode())}', which is not below {folder}"):
+        VideoIndex.load(tmp_path / "edited")
+    refusals = {path.decode(): Refusal("is empty", 0, 0)}
+    VideoIndex(folder, columns, tables, names, refusals).save(tmp_path / "edited")
+    with pytest.raises(InputError, match="edited names"):
+        VideoIndex.load(tmp_path / "edited")
+
+
+@pytest.mark.parametrize(
+    "change", [{"offset": 2**40}, {"offset": -64}, {"length": 2**50}, {"dtype": "|O"}, {"dtype": 7}]
+)
+@pytest.mark.parametrize("array", ["paths", "tables"])
+def test_an_edited_header_is_refused(
+    small_index: VideoIndex, tmp_path: Path, array: str, change: dict[str, object]
+) -> None:
+    path = tmp_path / "index"
+    small_index.save(path)
+    content = path.read_bytes()
+    magic, length, _ = array_file._PREFIX.unpack(content[: array_file._PREFIX.size])
+    start, end = array_file._PREFIX.size, array_file._PREFIX.size + length
+    header = json.loads(content[start:end])
+    header["arrays"][array] |= change
+    edited = json.dumps(header).encode()
+    data = content[array_file._data_start(length) :]
+    prefix = array_file._PREFIX.pack(magic, len(edited), zlib.crc32(edited))
+    path.write_bytes((prefix + edited).ljust(array_file._data_start(len(edited)), b"\0") + data)
+    with pytest.raises(InputError, match="makes no sense: delete it"):
+        VideoIndex.load(path)
+
+
 def test_program_says_what_it_found(folder: Path, tmp_path: Path) -> None:
+    (folder / "b/\x1b[2J[red].mp4").touch()
     command = [sys.executable, "-m", "pipeline.index", str(folder), "--num-workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "refused: b/broken.mp4: not a video" in done.stdout
-    assert "4 videos of 160 frames, 1 files refused" in done.stdout
+    assert "refused: b/\\x1b[2J[red].mp4: the file is empty" in done.stdout  # the screen is not cleared
+    assert "4 videos of 160 frames, 2 files refused" in done.stdout
     assert len(VideoIndex.load(folder / FILE_NAME)) == 4
     done = subprocess.run([*command, "--index", str(folder / "a/one.avi")], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2

@@ -193,6 +193,19 @@ def test_two_processes_never_work_on_one_part(src: Path, tmp_path: Path, inline:
     assert inline == []
 
 
+def test_a_manifest_cannot_have_files_removed_elsewhere(src: Path, tmp_path: Path, inline: list[str]) -> None:
+    dst, victim = tmp_path / "dst", tmp_path / "victim.avi"
+    victim.touch()
+    run(src, dst)
+    manifest = dst / FOLDER / "0of1.jsonl"
+    for name in ("../victim.avi", str(victim)):
+        line = {**json.loads(manifest.read_text().splitlines()[0]), "result": name, "size": 1}
+        manifest.write_text(json.dumps(line) + "\n")
+        with pytest.raises(InputError, match=r"0of1\.jsonl, line 1: .*victim\.avi' leads out of its folder"):
+            run(src, dst)
+    assert victim.exists()
+
+
 def test_a_line_cut_off_costs_its_video_only(src: Path, tmp_path: Path, inline: list[str]) -> None:
     dst = tmp_path / "dst"
     run(src, dst)

@@ -1,6 +1,7 @@
 """Programs say in one line what stopped them."""
 
 import io
+import logging
 import os
 import re
 import signal
@@ -38,6 +39,8 @@ def raising(error: BaseException) -> Callable[[], None]:
         (BrokenProcessPool("a process terminated"), 1, "error: worker processes end as soon as .*; all is kept\n"),
         (OSError(28, "No space left"), 1, "error: .* No space left; all is kept\n"),
         (BrokenPipeError(32, "Broken pipe"), 1, "error: .* Broken pipe; all is kept\n"),  # of a worker process
+        (InputError("no \x1b[2Jfolder"), 2, r"error: no \\x1b\[2Jfolder\n"),
+        (OSError(2, "No file", "a\x9b31m"), 1, r"error: .* No file: 'a\\x9b31m'; all is kept\n"),
         (KeyboardInterrupt(), 130, "interrupted; all is kept\n"),
     ],
 )
@@ -60,6 +63,14 @@ def test_a_program_that_nobody_listens_to_ends_in_silence(
         monkeypatch.setattr(sys, "stdout", unread)
         assert run_program(lambda: show("a line"), "program", "; all is kept") == 141
     assert capfd.readouterr().err == ""
+
+
+def test_warnings_are_logged_without_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert logging.lastResort is not None
+    monkeypatch.setattr(logging.lastResort, "formatter", None)
+    assert run_program(lambda: None, "program") == 0
+    record = logging.LogRecord("pipeline", logging.WARNING, "", 0, "%s is left out:\n%s", ("a\x1b[31m", "\r"), None)
+    assert logging.lastResort.format(record) == "a\\x1b[31m is left out:\n\\r"
 
 
 def test_sigterm_ends_a_program_with_its_status() -> None:

@@ -216,6 +216,27 @@ def test_a_checkpoint_that_the_loader_refuses_changes_nothing(tmp_path: Path) ->
     assert ours.step == 0
 
 
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, mmap: bool) -> None:
+    checkpoint = run_training(make_config(tmp_path / "run")).checkpoint()
+    save(tmp_path / LAST, {**checkpoint, "loader": Malicious(tmp_path / "was here")})
+    with pytest.raises(InputError, match=r"last\.pt is not a checkpoint.*may be code; nothing of it was run"):
+        load(tmp_path / LAST, mmap=mmap)
+    assert not (tmp_path / "was here").exists()
+    torch.load(tmp_path / LAST, weights_only=False)
+    assert (tmp_path / "was here").exists()  # it would have been
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken zip"])
 def test_damaged_checkpoint_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LAST).write_bytes(content)

@@ -70,6 +70,16 @@ def test_csv_reads_back() -> None:
     assert [[int(cell) for cell in row[1:]] for row in rows[1:]] == MATRIX.tolist()
 
 
+def test_names_cannot_be_formulas_in_a_spreadsheet_nor_steer_a_terminal() -> None:
+    names = ["=cmd|' /C calc'!A0", "+1", "-2", "@sum", "a=b", "\x1b[2J\t=x"]
+    matrix = np.eye(6, dtype=np.int64)
+    rows = list(csv.reader(io.StringIO(confusion_csv(matrix, names))))
+    expected = ["'=cmd|' /C calc'!A0", "'+1", "'-2", "'@sum", "a=b", "\\x1b[2J\\t=x"]
+    assert rows[0][1:] == [row[0] for row in rows[1:]] == expected
+    tables = printed(confusion_table(matrix, names)) + printed(class_table({"rgb": matrix}, names, max_classes=9))
+    assert "\x1b" not in tables
+
+
 @pytest.mark.filterwarnings("ignore:Glyph")
 @pytest.mark.parametrize("num_classes", [4, 30, 200])
 def test_pictures_can_be_drawn(num_classes: int) -> None:

@@ -191,3 +191,13 @@ def test_what_cannot_be_exported_is_refused(finished: Path, finished_tg: Path, r
         export(run, data_root=tmp_path / "none")
     assert not (run / "export").exists()
     assert not (finished_tg / "export").exists()
+
+
+def test_names_of_classes_stay_data_in_a_file() -> None:
+    names = ['"}, {"', "</script>", "a\x1b[2J\nb", "\udcff", "=1+1"]
+    metadata = {"class_names": names, "network": {"num_classes": 5, "width": 1}}
+    frames = torch.zeros(2, 2, 32, 32, 3, dtype=torch.uint8)
+    content = FORMATS["safetensors"].write(Recognizer(R3D18(5, 1)).eval(), frames, metadata)
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    assert header.isascii() and b"\x1b" not in header
+    assert json.loads(json.loads(header)["__metadata__"]["class_names"]) == names

@@ -105,6 +105,16 @@ def test_report_shows_both_methods_and_what_made_them(run: Path, monkeypatch: py
     assert "has no last.pt" in text  # so that there is no Grad-CAM
 
 
+def test_names_are_no_markup_in_the_summary(run: Path) -> None:
+    path = "a`<img src=x onerror=alert(1)>`[red](javascript:x)\x1b[2J\n# b|.mp4"
+    write_left_out(run, {path: "*gone*"})
+    write_report(run)
+    summary = (run / "report" / "summary.md").read_text()
+    escaped = r"a\`&lt;img src=x onerror=alert(1)&gt;\`\[red\](javascript:x)\\x1b\[2J\\n# b\|.mp4: \*gone\*"
+    assert f"- {escaped}\n" in summary
+    assert "\x1b" not in summary
+
+
 def test_report_is_the_same_each_time_and_leaves_the_notes_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_report(run)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and "tensorboard" not in path.parts}

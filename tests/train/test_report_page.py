@@ -10,7 +10,7 @@ from train.report_clips import ExplainedClip
 from train.report_contents import confusion_section
 from train.report_page import Report, render
 
-NASTY = '<b>&"\n</style><script src="https://evil.example/x.js"></script>\udcff{{ 7 * 7 }}'
+NASTY = '<b>&"\n</style><script src="https://evil.example/x.js"></script>\udcff{{ 7 * 7 }}\x1b[2J[red]\u202e'
 ASKS = {"src", "href", "xlink:href", "srcset", "action", "data", "poster", "background"}
 
 
@@ -99,9 +99,10 @@ def test_all_text_stays_text() -> None:
     plain, nasty = Page(render(make_report(2))), Page(render(make_report(2, NASTY)))
     assert nasty.tags == plain.tags
     assert nasty.asked == plain.asked
-    shown = NASTY.replace("\udcff", "\ufffd")
+    shown = NASTY.replace("\udcff", "\ufffd").replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
     assert nasty.text.count(shown) >= plain.text.count("plain") - 1  # the title of the window is not counted as text
     assert "49" not in nasty.text
+    assert not {"\x1b", "\u202e"} & set(render(make_report(2, NASTY)))
 
 
 def test_missing_parts_say_why() -> None:

@@ -301,7 +301,7 @@ def test_videos_that_go_bad_are_left_out_named_and_remembered(
     assert "Videos that went bad meanwhile and were left out: 3." in summary
     for path in (*bad, val[1].relative_to(data).as_posix()):
         assert f"gone bad, left out: {path}: " in printed
-        assert f"- `{path}`: " in summary
+        assert f"- {path}: " in summary
 
     # Resumed when all is done, it names the same again, though by now there is not a batch to be had.
     for video in (*train[1:5], *train[6:]):
@@ -309,7 +309,7 @@ def test_videos_that_go_bad_are_left_out_named_and_remembered(
     assert main([*supervised(data, run), "--data.max-bad-fraction=0.3", "--run.resume"]) == 0
     summary = (run / "report" / "summary.md").read_text()
     for path in (*bad, val[1].relative_to(data).as_posix()):
-        assert f"- `{path}`: " in summary
+        assert f"- {path}: " in summary
     assert "too many videos have gone bad since" in summary
     assert "contact_sheet.png" not in summary
 
