@@ -11,6 +11,7 @@ Exit status: 0, or 1 where the system refuses something; 2 for a mistake in the 
 SIGTERM.
 """
 
+import errno
 import json
 import os
 import re
@@ -169,7 +170,7 @@ def _add(tar: tarfile.TarFile, member: tarfile.TarInfo, video: BinaryIO, source:
         tar.addfile(member, video)
     finally:
         if stat_source(video.fileno()) != source:
-            raise OSError(f"{video.name} has changed while it was packed")
+            raise OSError(errno.ESTALE, "it has changed while it was packed", video.name)
 
 
 def _finished(dst: Path, shards: Sequence[Shard]) -> dict[str, str]:

@@ -172,13 +172,7 @@ def test_no_garbage_ends_the_listing(data: st.DataObject, tmp_path: Path) -> Non
     assert not listing.videos.keys() & listing.refused.keys()
 
 
-@given(
-    label=st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=100)
-    | st.lists(st.integers(), max_size=2)
-)
+@given(label=st.booleans() | st.integers() | st.floats() | st.text(max_size=100) | st.lists(st.integers(), max_size=2))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_label_is_one_folder_or_refused(label: Any, tmp_path: Path) -> None:
     text = json.dumps({"label": label}).encode()
