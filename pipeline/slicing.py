@@ -10,6 +10,7 @@ from the whole file).
 """
 
 import os
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -118,6 +119,21 @@ def slice_clip(record: VideoRecord, frames: np.ndarray, *, closed: bool = False)
     return PacketSlice(packets, record.frames[needed], first)
 
 
+def clip_ranges(record: VideoRecord, frames: np.ndarray) -> list[tuple[int, int]]:
+    """Which bytes of the video :func:`slice_clip` reads: where each range begins, and how long it is."""
+    needed, _ = needed_packets(record, frames)
+    offsets = record.offsets[needed]
+    ends = offsets + record.sizes[needed]
+    return [(int(offsets[a]), int(ends[b - 1] - offsets[a])) for a, b in _close_together(offsets, ends)]
+
+
+def _close_together(offsets: np.ndarray, ends: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Packets from the first to before the second of each pair are read in one go."""
+    gaps = offsets[1:] - ends[:-1]
+    breaks = np.flatnonzero((gaps < 0) | (gaps > _MAX_GAP)) + 1
+    return pairwise([0, *breaks.tolist(), len(offsets)])
+
+
 def check_unchanged(record: VideoRecord, stat: os.stat_result) -> None:
     """Raise BadVideo if the file is not the one that was scanned, by its size and modification time.
 
@@ -139,10 +155,8 @@ def _read(fd: int, record: VideoRecord, offsets: np.ndarray, sizes: np.ndarray) 
     if (offsets < 0).any() or (sizes <= 0).any() or (sizes > record.file_size - offsets).any():
         raise BadVideo(record.path, "its packet table is damaged: index it again")
     ends = offsets + sizes
-    gaps = offsets[1:] - ends[:-1]
-    breaks = np.flatnonzero((gaps < 0) | (gaps > _MAX_GAP)) + 1
     packets: list[memoryview] = []
-    for a, b in pairwise([0, *breaks.tolist(), len(offsets)]):
+    for a, b in _close_together(offsets, ends):
         base, length = int(offsets[a]), int(ends[b - 1] - offsets[a])
         block = memoryview(os.pread(fd, length, record.start + base))
         if len(block) < length:
