@@ -30,8 +30,8 @@ TARGET_CLIPS_PER_S = 1500
 _BATCH_SIZE = 64
 _COUNTED_BATCHES = 16
 _LINE = (
-    ": {clips_per_s:.0f} clips/s ({plan_us:.0f} µs to plan, {slice_us:.0f} to slice); a clip reads {kib_a_clip:.0f} KiB "
-    "in {reads_a_clip:.1f} ranges, the largest of {largest_read_kib:.0f} KiB"
+    ": {clips_per_s:.0f} clips/s ({plan_us:.0f} µs to plan, {slice_us:.0f} to slice); "
+    "a clip reads {kib_a_clip:.0f} KiB in {reads_a_clip:.1f} ranges, the largest of {largest_read_kib:.0f} KiB"
 )
 _ROUNDS = 5
 
