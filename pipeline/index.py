@@ -201,7 +201,7 @@ class VideoIndex:
         before = previous._sources() if previous is not None and previous.root == root else None
         found = find_sources(root, before)
         sources = found.videos
-        if before is not None and (before.videos, before.tars) == (sources, found.tars):
+        if previous is not None and before is not None and (before.videos, before.tars) == (sources, found.tars):
             return previous
         if partial and Path(partial).parent.exists():
             _check_writable(Path(partial))  # now, not after hours of scanning
@@ -331,8 +331,10 @@ class VideoIndex:
         """Where every video lay, refused ones too, as noted; their order is that of the rows, then of the refusals."""
         tars = [(tar, size) for tar, (size, _) in self._tars.items()] + [("", 0)]  # the last, -1, is none
         numbers = (self._columns[name].tolist() for name in ("file_size", "mtime_ns", "tar", "start"))
-        noted = (Source(size, mtime_ns, *tars[tar], start) for size, mtime_ns, tar, start in zip(*numbers, strict=True))
-        videos = dict(zip(self.paths, noted, strict=True))
+        videos = {
+            path: Source(size, mtime_ns, tars[tar][0], tars[tar][1], start)
+            for path, size, mtime_ns, tar, start in zip(self.paths, *numbers, strict=True)
+        }
         videos |= {path: refusal.source for path, refusal in self._refusals.items()}
         return Sources(videos, dict(self._refusals), dict(self._tars))
 

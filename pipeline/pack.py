@@ -152,17 +152,25 @@ def write_shard(src: Path, file: Path, shard: Shard, advance: Callable[[int], No
     Raises:
         OSError: something cannot be read or written, or a video is not what it was when the shard was planned.
     """
-    options = {"format": tarfile.GNU_FORMAT, "encoding": "utf-8", "errors": "surrogateescape"}
-    with (
-        open_whole(file) as stream,
-        tarfile.TarFile(fileobj=stream, mode="w", copybufsize=_COPIED_AT_ONCE, **options) as tar,
-    ):
+    with open_whole(file) as stream, _new_tar(stream) as tar:
         for path, source in shard.videos:
             member = tarfile.TarInfo(path)  # owned by root, of the year 1970
             member.size = source.size
             with (src / path).open("rb") as video:
                 _add(tar, member, video, source)
             advance(source.size)
+
+
+def _new_tar(stream: BinaryIO) -> tarfile.TarFile:
+    """GNU's format, as it takes paths of any length and bytes, and headers of one block else."""
+    return tarfile.TarFile(
+        fileobj=stream,
+        mode="w",
+        format=tarfile.GNU_FORMAT,
+        encoding="utf-8",
+        errors="surrogateescape",
+        copybufsize=_COPIED_AT_ONCE,
+    )
 
 
 def _add(tar: tarfile.TarFile, member: tarfile.TarInfo, video: BinaryIO, source: Source) -> None:

@@ -8,6 +8,7 @@ import pytest
 from pipeline import sources as module
 from pipeline.errors import InputError
 from pipeline.sources import Refusal, Source, find_sources, stat_source
+from pipeline.tars import list_tar
 from tests.pipeline.test_tars import VIDEO, write_tar
 
 
@@ -52,11 +53,10 @@ def test_tars_are_listed_again_only_when_they_change(tmp_path: Path, monkeypatch
     first = find_sources(tmp_path)
     assert first.refused.keys() == {"a/2.mp4", "0.tar"}
     listed: list[str] = []
-    real = module.list_tar
 
     def noting(file: Path):  # type: ignore[no-untyped-def]
         listed.append(file.name)
-        return real(file)
+        return list_tar(file)
 
     monkeypatch.setattr(module, "list_tar", noting)
     again = find_sources(tmp_path, first)

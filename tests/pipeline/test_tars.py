@@ -52,7 +52,7 @@ def test_videos_lie_where_the_listing_says(tmp_path: Path, format: int) -> None:
 
 def test_members_that_cannot_be_read_in_place_are_refused_by_name(tmp_path: Path) -> None:
     sparse = special("d/sparse.mp4", tarfile.GNUTYPE_SPARSE)
-    members = {
+    members: dict[str, bytes | tarfile.TarInfo] = {
         "a/one.mp4": VIDEO,
         "soft": special("b/soft.mp4", tarfile.SYMTYPE),
         "hard": special("b/hard.mp4", tarfile.LNKTYPE),
