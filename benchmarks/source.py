@@ -1,7 +1,8 @@
 """Could planning and slicing ever be what limits training?
 
 Everything a clip needs before its decoding, in one thread: which video is next, its record, its plan, its packets read
-from the file (which the system has in memory: the disk is not what is measured).  One answer for each kind of file.
+from the file (which the system has in memory: the disk is not what is measured).  One answer for each kind of file; and
+how much is read, which is what a slow file system charges for.
 
     python -m benchmarks source FOLDER_OF_VIDEOS
 """
@@ -22,11 +23,16 @@ from benchmarks.results import RESULTS, finish
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex
 from pipeline.plan import ClipSpec
-from pipeline.slicing import slice_clip
+from pipeline.slicing import clip_ranges, slice_clip
 from pipeline.stream import ClipStream
 
 TARGET_CLIPS_PER_S = 1500
 _BATCH_SIZE = 64
+_COUNTED_BATCHES = 16
+_LINE = (
+    ": {clips_per_s:.0f} clips/s ({plan_us:.0f} µs to plan, {slice_us:.0f} to slice); "
+    "a clip reads {kib_a_clip:.0f} KiB in {reads_a_clip:.1f} ranges, the largest of {largest_read_kib:.0f} KiB"
+)
 _ROUNDS = 5
 
 
@@ -55,9 +61,8 @@ def run(benchmark: SourceBenchmark) -> int:
     for kind, folder in folders.items():
         index = VideoIndex.build(folder, progress=False)
         if all(index[row].sliceable for row in range(len(index))):
-            rates[kind] = measure(index, benchmark.seconds)
-            planned, sliced = rates[kind]["plan_us"], rates[kind]["slice_us"]
-            line = f"{kind}: {rates[kind]['clips_per_s']:.0f} clips/s ({planned:.0f} µs to plan, {sliced:.0f} to slice)"
+            rates[kind] = measure(index, benchmark.seconds) | count_reads(index)
+            line = kind + _LINE.format(**rates[kind])
         else:
             line = f"{kind}: cannot be sliced, its files are read whole"
         print(line)
@@ -78,12 +83,38 @@ def measure(index: VideoIndex, seconds: float) -> dict[str, float]:
     Returns:
         clips_per_s of CPU time, which other work on the machine does not disturb; plan_us, slice_us: a clip's share.
     """
-    stream = ClipStream(
-        index, np.arange(len(index)), ClipSpec(), seed=0, name="unlabeled", batch_size=_BATCH_SIZE
-    )  # the loader's own: order, record and plan
+    stream = _stream(index)
     rounds = [_round(stream, seconds) for _ in range(_ROUNDS)]
     plan_us, slice_us = (median(parts) for parts in zip(*rounds, strict=True))
     return {"clips_per_s": 1e6 / (plan_us + slice_us), "plan_us": plan_us, "slice_us": slice_us}
+
+
+def count_reads(index: VideoIndex) -> dict[str, float]:
+    """What clips read, the same whether their videos are files or lie in tars.
+
+    Args:
+        index: sliceable videos.
+
+    Returns:
+        reads_a_clip and kib_a_clip, means; largest_read_kib.
+    """
+    stream = _stream(index)
+    clips = [
+        clip_ranges(index[row], np.concatenate([plan.frames, plan.later]))
+        for step in range(_COUNTED_BATCHES)
+        for row, plan in stream.batch(step)
+    ]
+    lengths = np.array([length for ranges in clips for _, length in ranges]) / 1024
+    return {
+        "reads_a_clip": len(lengths) / len(clips),
+        "kib_a_clip": float(lengths.sum()) / len(clips),
+        "largest_read_kib": float(lengths.max()),
+    }
+
+
+def _stream(index: VideoIndex) -> ClipStream:
+    """The loader's own: order, record and plan."""
+    return ClipStream(index, np.arange(len(index)), ClipSpec(), seed=0, name="unlabeled", batch_size=_BATCH_SIZE)
 
 
 def _round(stream: ClipStream, seconds: float) -> tuple[float, float]:

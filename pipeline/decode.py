@@ -188,8 +188,8 @@ def open_decoder(record: VideoRecord) -> av.VideoCodecContext:
 
 def whole_frames(record: VideoRecord) -> Iterator[av.VideoFrame]:
     """All frames of the file in display order, as FFmpeg's demuxer and decoder deliver them."""
-    check_unchanged(record, os.stat(record.path))
-    with av.open(record.path) as container:
+    check_unchanged(record, os.stat(record.file))
+    with av.open(record.url) as container:
         stream = container.streams[record.stream]
         assert isinstance(stream, av.VideoStream)
         stream.codec_context.thread_count = 1

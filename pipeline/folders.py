@@ -7,10 +7,8 @@ Layouts understood, ``unlabeled/`` being optional everywhere:
     root/train/<class>/..., root/val/<class>/...
     root/unlabeled/..., root/train/unlabeled/...      videos of unknown class: for training without labels only
 
-A class is a folder; folders inside it belong to it; hidden folders (``.name``) are passed over.
+A class is a folder, on disk or in tars; folders inside it belong to it; hidden folders (``.name``) are passed over.
 """
-
-from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.lists import UNKNOWN
@@ -45,7 +43,7 @@ def _find_classes(index: Videos) -> tuple[dict[str, list[int]], dict[str, list[i
     root = index.root
     if not root.is_dir():
         raise InputError(f"{root} is no folder: give the folder that holds the class folders")
-    folders = set(_subfolders(root))
+    folders = _subfolders(index, "")
     if "val" in folders and "train" not in folders:
         raise InputError(f"{root} has val/ but no train/: put the training classes into {root / 'train'}")
     # train/ among class folders, without val/, is a class: of trains, for instance.
@@ -69,8 +67,13 @@ def _find_classes(index: Videos) -> tuple[dict[str, list[int]], dict[str, list[i
     return train, val, unknown
 
 
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+def _subfolders(index: Videos, prefix: str) -> set[str]:
+    """Names of the folders below ``prefix``: those on disk, empty ones too, and those in tars."""
+    folder = index.root / prefix
+    on_disk = {child.name for child in folder.iterdir() if child.is_dir()} if folder.is_dir() else set()
+    below = (path[len(prefix) :].partition("/") for path in (*index.paths, *index.refused) if path.startswith(prefix))
+    in_tars = {name for name, separator, _ in below if separator}
+    return {name for name in on_disk | in_tars if not name.startswith(".")}
 
 
 def _rows_by_folder(index: Videos, prefix: str) -> dict[str, list[int]]:
@@ -82,7 +85,8 @@ def _rows_by_folder(index: Videos, prefix: str) -> dict[str, list[int]]:
         folder, separator, _ = path[len(prefix) :].partition("/")
         if not separator:
             raise InputError(
-                f"{index.root / path} lies in no class folder: move it into one, or into {prefix}{UNLABELED}/"
+                f"{index.root / path} lies in no class folder: move it into one, or into {prefix}{UNLABELED}/; "
+                "in a tar, put its class into a .cls beside it"
             )
         if not folder.startswith("."):
             rows.setdefault(folder, []).append(row)
@@ -91,8 +95,7 @@ def _rows_by_folder(index: Videos, prefix: str) -> dict[str, list[int]]:
 
 def _check_classes(index: Videos, prefix: str, rows: dict[str, list[int]]) -> None:
     """Refuse fewer than two classes, and class folders without usable videos, with the reason."""
-    folders = [name for name in _subfolders(index.root / prefix) if name != UNLABELED]
-    for name in folders:
+    for name in sorted(_subfolders(index, prefix) - {UNLABELED}):
         if name not in rows:
             folder = index.root / prefix / name
             refused = sorted(path for path in index.refused if path.startswith(f"{prefix}{name}/"))

@@ -159,9 +159,10 @@ def _dali_inputs(record: VideoRecord, numbers: np.ndarray, plan: ClipPlan) -> Sa
         numbers = np.searchsorted(np.sort(clip.frames[clip.frames >= 0]), numbers)
     else:
         try:
-            with open(record.path, "rb") as file:
+            with open(record.file, "rb") as file:
                 check_unchanged(record, os.fstat(file.fileno()))
-                stream = np.frombuffer(file.read(), np.uint8)
+                file.seek(record.start)
+                stream = np.frombuffer(file.read(record.file_size), np.uint8)
         except OSError as error:
             raise BadVideo(record.path, f"cannot be read: {error.strerror}") from error
     x, y, width, height = plan.box

@@ -1,10 +1,10 @@
-"""The index of a folder of videos: every file scanned once, kept as flat arrays in one memory-mapped file.
+"""The index of a folder of videos: each scanned once, kept as flat arrays in one memory-mapped file.
 
 Promises: refused files are kept with their reasons; a saved index that is damaged, truncated or of another version is
 refused rather than misread, and damage to one video's packet table shows when its record is read; the same files give
 the same bytes, in whatever order and in however many sittings they were scanned.  Rows are sorted by path.  Left to
-others: one file (:mod:`pipeline.scanning`), the file format (:mod:`pipeline.array_file`), and which video is of which
-class (:mod:`pipeline.datasets`).
+others: one video (:mod:`pipeline.scanning`), which there are (:mod:`pipeline.sources`), the file format
+(:mod:`pipeline.array_file`), and which video is of which class (:mod:`pipeline.datasets`).
 
     python -m pipeline.index ROOT       index a folder ahead of training, or bring its index up to date
 """
@@ -26,11 +26,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.array_file import StoredArray, read_arrays, write_arrays
 from pipeline.errors import BadVideo, InputError
-from pipeline.files import VIDEO_SUFFIXES, find_videos, stays_inside
+from pipeline.files import VIDEO_SUFFIXES, stays_inside
 from pipeline.processes import map_in_processes, num_processes
 from pipeline.program import run_program
 from pipeline.record import VideoRecord
 from pipeline.scanning import scan
+from pipeline.sources import Refusal, Source, Sources, find_sources
 from pipeline.text import spelled_out
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 FILE_NAME = ".index"
 """Where ``python -m pipeline.index`` puts a folder's index: in the folder itself, hidden from those who list it."""
 
-_MAGIC = b"TGINDEX2"
+_MAGIC = b"TGINDEX3"
 
 # Columns with one number a video.
 _NUMBERS = {
@@ -54,6 +55,7 @@ _NUMBERS = {
     "stream": np.int16,
     "file_size": np.int64,
     "mtime_ns": np.int64,
+    "start": np.int64,
 }
 _PER_PACKET = {"offsets": np.int64, "sizes": np.int32, "roles": np.int8, "frames": np.int32}
 _NAMES = ("codec", "codec_tag", "pixel_format")
@@ -66,23 +68,15 @@ _SAVE_EVERY_S = 30.0
 _SAVING_SHARE = 0.05  # of the time, at most, goes into saving what has been scanned so far
 
 
-class Refusal(NamedTuple):
-    """Why a file cannot be used, and the file's size in bytes and modification time in ns when that was found."""
-
-    reason: str
-    file_size: int
-    mtime_ns: int
-
-
 class _Refused(NamedTuple):
-    """What a scan says of a file it refuses; a lasting refusal stands until the file changes."""
+    """What a scan says of a video it refuses; a lasting refusal stands until the file changes."""
 
     reason: str
     lasting: bool = True
 
-    def at(self, stat: tuple[int, int]) -> Refusal:
-        """The refusal of a file of that size and modification time."""
-        return Refusal(self.reason, *(stat if self.lasting else (-1, -1)))
+    def at(self, source: Source) -> Refusal:
+        """The refusal of a video that lies there."""
+        return Refusal(self.reason, source) if self.lasting else Refusal.passing(self.reason, source)
 
 
 class VideoIndex:
@@ -91,7 +85,7 @@ class VideoIndex:
     Attributes:
         root: the folder, absolute.
         paths: paths of the videos relative to the root, with "/", sorted; a video's row is its place here.
-        refused: reasons by relative path for the files that cannot be used.
+        refused: reasons by relative path for the videos and tars that cannot be used.
     """
 
     def __init__(
@@ -101,10 +95,13 @@ class VideoIndex:
         tables: np.ndarray | StoredArray,
         names: list[str],
         refusals: Mapping[str, Refusal],
+        tars: Mapping[str, tuple[int, int]],
     ) -> None:
         self.root = root
         self.refused = {path: refusal.reason for path, refusal in refusals.items()}
         self._refusals = refusals
+        self._tars = tars  # that were listed, of size and modification time; the column "tar" counts them
+        self._tar_of = [(os.path.join(root, tar), size) for tar, (size, _) in tars.items()]
         self._columns = columns
         self._tables = tables
         self._folder = os.path.join(root, "")
@@ -134,6 +131,9 @@ class VideoIndex:
             fields[name] = columns[name].item(row)
         for name in _NAMES:
             fields[name] = self._names[columns[name].item(row)]
+        tar = columns["tar"].item(row)
+        if tar >= 0:
+            fields["tar"], fields["tar_size"] = self._tar_of[tar]
         return VideoRecord(path=path, extradata=table[packets.nbytes :].tobytes(), **fields)
 
     @property
@@ -179,49 +179,53 @@ class VideoIndex:
         num_workers: int | None = None,
         progress: bool = True,
     ) -> "VideoIndex":
-        """Scan every video below a folder, in parallel.
+        """Scan every video below a folder, in files of their own and in tars, in parallel.
 
         Args:
             root: the folder.
-            previous: an earlier index of it; files with the size and modification time noted there are not read again.
-                What ``python -m pipeline.index`` left in the folder where None; if that is unusable, a warning says so.
+            previous: an earlier index of it; files and tars with the size and modification time noted there are not
+                read again.  What ``python -m pipeline.index`` left in the folder where None; if that is unusable, a
+                warning says so.
             partial: file that keeps what has been scanned, every half minute or less often; what is in it is not
                 scanned again.  Remove it when the index is saved.
             num_workers: processes; as many as there are cores where None.
             progress: show a progress bar.
 
         Raises:
-            InputError: there is no such folder, or not one usable video in it; or ``partial`` cannot be written.
+            InputError: there is no such folder, or not one usable video in it, or two have one path; or ``partial``
+                cannot be written.
         """
         num_workers = num_processes(num_workers)
         root = Path(root).absolute()
         if previous is None:
             previous = _index_in(root)
-        stats = {path: stat for path in find_videos(root) if (stat := _stat(root, path))}
-        if previous is not None and previous.root == root and previous._stats() == stats:
+        before = previous._sources() if previous is not None and previous.root == root else None
+        found = find_sources(root, before)
+        sources = found.videos
+        if previous is not None and before is not None and (before.videos, before.tars) == (sources, found.tars):
             return previous
         if partial and Path(partial).parent.exists():
             _check_writable(Path(partial))  # now, not after hours of scanning
-        outcomes: dict[str, VideoRecord | Refusal] = {}
+        outcomes: dict[str, VideoRecord | Refusal] = {**found.refused}
         for known in (previous, cls.load(partial) if partial and os.path.exists(partial) else None):
             if known is not None and known.root == root:
-                outcomes |= known._unchanged(stats)
-        todo = [path for path in stats if path not in outcomes]
+                outcomes |= known._unchanged(sources)
+        todo = {path: source for path, source in sources.items() if path not in outcomes}
         began = saved = time.monotonic()
         saving_s = 0.0
         try:
             for path, outcome in _scan_all(root, todo, num_workers, progress):
-                outcomes[path] = outcome if isinstance(outcome, VideoRecord) else outcome.at(stats[path])
+                outcomes[path] = outcome if isinstance(outcome, VideoRecord) else outcome.at(sources[path])
                 now = time.monotonic()
                 if partial and now - saved > max(_SAVE_EVERY_S, saving_s / _SAVING_SHARE):
-                    _assemble(root, outcomes).save(partial)
+                    _assemble(root, outcomes, found.tars).save(partial)
                     saved = time.monotonic()
                     saving_s = saved - now
         except BaseException:
-            if partial and len(outcomes) > len(stats) - len(todo):
-                _assemble(root, outcomes).save(partial)
+            if partial and len(outcomes) > len(sources) - len(todo):
+                _assemble(root, outcomes, found.tars).save(partial)
             raise
-        index = _assemble(root, outcomes)
+        index = _assemble(root, outcomes, found.tars)
         if not len(index):
             raise InputError(_nothing_usable(root, index.refused))
         if partial and time.monotonic() - began > _SAVE_EVERY_S:
@@ -230,24 +234,32 @@ class VideoIndex:
 
     @classmethod
     def of_files(
-        cls, paths: Sequence[Path], *, num_workers: int | None = None, scanned: Callable[[], None] = lambda: None
+        cls,
+        paths: Sequence[Path],
+        *,
+        in_tars: Mapping[Path, Source] | None = None,
+        num_workers: int | None = None,
+        scanned: Callable[[], None] = lambda: None,
     ) -> "VideoIndex":
-        """Scan files wherever they are, in parallel; the index may be empty, and its root is "/".
+        """Scan videos wherever they are, in parallel; the index may be empty, and its root is "/".
 
         Args:
             paths: absolute, of any suffix.
+            in_tars: by path, where those lie that are in tars, with the paths of these below "/".
             num_workers: as for :meth:`build`.
             scanned: called after each file.
         """
         root = Path("/")
         outcomes: dict[str, VideoRecord | Refusal] = {}
         crashed: VideoRecord | _Refused = _Refused(_CRASHED)
-        names = [str(path) for path in paths]
-        for name, outcome in map_in_processes(_scan_one, names, num_processes(num_workers), crashed=crashed):
-            path = name.removeprefix("/")
-            outcomes[path] = outcome if isinstance(outcome, VideoRecord) else outcome.at((-1, -1))
+        in_tars = in_tars or {}
+        videos = [(str(path), _absolute(root, in_tars.get(path))) for path in paths]
+        for video, outcome in map_in_processes(_scan_one, videos, num_processes(num_workers), crashed=crashed):
+            path = video[0].removeprefix("/")
+            outcomes[path] = outcome if isinstance(outcome, VideoRecord) else outcome.at(Source(-1, -1))
             scanned()
-        return _assemble(root, outcomes)
+        tars = {source.tar: (source.tar_size, source.mtime_ns) for source in in_tars.values()}
+        return _assemble(root, outcomes, tars)
 
     @classmethod
     def refresh(
@@ -289,7 +301,8 @@ class VideoIndex:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file, whole or not at all; one in its own folder, as FILE_NAME, may move with it."""
         inside = Path(path).absolute() == self.root / FILE_NAME
-        facts = {"root": str(self.root), "inside": inside, "names": self._names, "refused": self._refusals}
+        facts = {"root": str(self.root), "inside": inside, "names": self._names}
+        facts |= {"refused": self._refusals, "tars": self._tars}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_arrays(path, _MAGIC, facts, self._columns, {"tables": self._tables})
 
@@ -301,11 +314,12 @@ class VideoIndex:
             InputError: there is no such file, it is not a whole index of this version, or it names files elsewhere.
         """
         facts, columns, tables = read_arrays(path, _MAGIC, "index")
-        refusals = {file: Refusal(*refusal) for file, refusal in facts["refused"].items()}
+        refusals = {file: Refusal(reason, Source(*source)) for file, (reason, source) in facts["refused"].items()}
+        tars = {tar: (size, mtime_ns) for tar, (size, mtime_ns) in facts["tars"].items()}
         inside = facts.get("inside") and Path(path).name == FILE_NAME  # a copy elsewhere has another name
         root = Path(path).absolute().parent if inside else Path(facts["root"])
-        index = cls(root, columns, tables["tables"], facts["names"], refusals)
-        outside = [file for file in (*index.paths, *refusals) if not stays_inside(file)]
+        index = cls(root, columns, tables["tables"], facts["names"], refusals, tars)
+        outside = [file for file in (*index.paths, *refusals, *tars) if not stays_inside(file)]
         if outside:
             raise InputError(
                 f"the index {path} names {outside[0]!r}, which is not below {root}: this program has not made it so, "
@@ -315,23 +329,28 @@ class VideoIndex:
 
     def changed(self) -> dict[str, str]:
         """What differs on disk by now: "new", "gone" or "changed" by relative path."""
-        before = self._stats()
-        now = {path: _stat(self.root, path) for path in find_videos(self.root)}
+        noted = self._sources()
+        before, now = noted.videos, find_sources(self.root, noted).videos
         changes = dict.fromkeys(now.keys() - before.keys(), "new") | dict.fromkeys(before.keys() - now.keys(), "gone")
         changes |= {path: "changed" for path in now.keys() & before.keys() if now[path] != before[path]}
         return dict(sorted(changes.items()))
 
-    def _stats(self) -> dict[str, tuple[int, int]]:
-        """Size and modification time of every file, refused ones too, as noted."""
-        sizes, times = self._columns["file_size"].tolist(), self._columns["mtime_ns"].tolist()
-        noted = dict(zip(self.paths, zip(sizes, times, strict=True), strict=True))
-        return noted | {path: (refusal.file_size, refusal.mtime_ns) for path, refusal in self._refusals.items()}
+    def _sources(self) -> Sources:
+        """Where every video lay, refused ones too, as noted; their order is that of the rows, then of the refusals."""
+        tars = [(tar, size) for tar, (size, _) in self._tars.items()] + [("", 0)]  # the last, -1, is none
+        numbers = (self._columns[name].tolist() for name in ("file_size", "mtime_ns", "tar", "start"))
+        videos = {
+            path: Source(size, mtime_ns, tars[tar][0], tars[tar][1], start)
+            for path, size, mtime_ns, tar, start in zip(self.paths, *numbers, strict=True)
+        }
+        videos |= {path: refusal.source for path, refusal in self._refusals.items()}
+        return Sources(videos, dict(self._refusals), dict(self._tars))
 
-    def _unchanged(self, stats: Mapping[str, tuple[int, int]]) -> dict[str, "VideoRecord | Refusal"]:
-        """What is known of the files that are still as they were."""
+    def _unchanged(self, sources: Mapping[str, Source]) -> dict[str, "VideoRecord | Refusal"]:
+        """What is known of the videos that are still as they were."""
         known: dict[str, VideoRecord | Refusal] = {}
-        for row, (path, stat) in enumerate(self._stats().items()):
-            if stats.get(path) != stat:
+        for row, (path, source) in enumerate(self._sources().videos.items()):
+            if sources.get(path) != source:
                 continue
             if path in self._refusals:
                 known[path] = self._refusals[path]
@@ -361,30 +380,40 @@ def _check_writable(path: Path) -> None:
         raise InputError(f"the index {path} cannot be written there: choose another file")
 
 
-def _scan_one(path: str) -> "VideoRecord | _Refused":
+def _absolute(root: Path, source: Source | None) -> Source | None:
+    """A source as :func:`scan` takes it, None for a file of its own."""
+    return source._replace(tar=os.path.join(root, source.tar)) if source and source.tar else None
+
+
+def _scan_one(video: tuple[str, Source | None]) -> "VideoRecord | _Refused":
     try:
-        return scan(path)
+        return scan(*video)
     except BadVideo as error:
         # What the system refuses to read may be readable the next time: it is not remembered.
         return _Refused(error.reason, lasting=not isinstance(error.__cause__, OSError))
 
 
 def _scan_all(
-    root: Path, paths: list[str], num_workers: int, progress: bool
+    root: Path, sources: Mapping[str, Source], num_workers: int, progress: bool
 ) -> Iterator[tuple[str, "VideoRecord | _Refused"]]:
     """Scan in processes: most of a scan holds the GIL."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not (progress and paths)) as bar:
-        task = bar.add_task("indexing", total=len(paths))
-        files = {f"{root}/{path}": path for path in paths}
+    with Progress(*columns, disable=not (progress and sources)) as bar:
+        task = bar.add_task("indexing", total=len(sources))
+        paths = {f"{root}/{path}": path for path in sources}
+        videos = [(f"{root}/{path}", _absolute(root, source)) for path, source in sources.items()]
         crashed: VideoRecord | _Refused = _Refused(_CRASHED)
-        for file, outcome in map_in_processes(_scan_one, list(files), num_workers, crashed=crashed):
-            yield files[file], outcome
+        for (file, _), outcome in map_in_processes(_scan_one, videos, num_workers, crashed=crashed):
+            yield paths[file], outcome
             bar.advance(task)
 
 
-def _assemble(root: Path, outcomes: Mapping[str, VideoRecord | Refusal]) -> VideoIndex:
+def _assemble(
+    root: Path, outcomes: Mapping[str, VideoRecord | Refusal], tars: Mapping[str, tuple[int, int]]
+) -> VideoIndex:
     """The index of what has been found, by path."""
+    tars = dict(sorted(tars.items()))
+    numbers = {os.path.join(root, tar): number for number, tar in enumerate(tars)} | {"": -1}
     records = {path: found for path, found in sorted(outcomes.items()) if isinstance(found, VideoRecord)}
     refusals = {path: found for path, found in sorted(outcomes.items()) if isinstance(found, Refusal)}
     rows = list(records.values())
@@ -394,13 +423,14 @@ def _assemble(root: Path, outcomes: Mapping[str, VideoRecord | Refusal]) -> Vide
         columns[name] = np.array([names.index(getattr(record, name)) for record in rows], np.int16)
     for name, dtype in _NUMBERS.items():
         columns[name] = np.array([getattr(record, name) for record in rows], dtype)
+    columns["tar"] = np.array([numbers[record.tar] for record in rows], np.int32)
     names_on_disk = [os.fsencode(path) for path in records]
     columns["paths"], columns["paths_end"] = _joined(names_on_disk), _ends(names_on_disk)
     tables = [_table(record) for record in rows]
     columns["table_end"] = _ends(tables)
     columns["num_packets"] = np.array([len(record.sizes) for record in rows], np.int64)
     columns["crc"] = np.array([zlib.crc32(table) for table in tables], np.uint32)
-    return VideoIndex(root, columns, _joined(tables), names, refusals)
+    return VideoIndex(root, columns, _joined(tables), names, refusals, tars)
 
 
 def _table(record: VideoRecord) -> bytes:
@@ -420,17 +450,10 @@ def _ends(parts: list[bytes]) -> np.ndarray:
 
 def _nothing_usable(root: Path, refused: Mapping[str, str]) -> str:
     if not refused:
-        return f"no videos in {root}: files are recognised by suffix ({', '.join(sorted(VIDEO_SUFFIXES))})"
+        suffixes = ", ".join(sorted(VIDEO_SUFFIXES))
+        return f"no videos in {root}, loose or in .tar files: they are recognised by suffix ({suffixes})"
     path, reason = next(iter(refused.items()))
     return f"none of the {len(refused)} videos in {root} can be used; the first, {path}: {reason}"
-
-
-def _stat(root: Path, path: str) -> tuple[int, int] | None:
-    try:
-        stat = os.stat(f"{root}/{path}")
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
 
 
 def index_folder(

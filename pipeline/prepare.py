@@ -30,16 +30,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline.errors import BadVideo, InputError
-from pipeline.files import find_files, find_videos
+from pipeline.files import find_videos
 from pipeline.manifest import FOLDER, Entry, append, open_manifest, read_manifests, summarize, summary_table
 from pipeline.processes import map_in_processes, num_processes
 from pipeline.program import run_program
 from pipeline.text import spelled_out
 from pipeline.transcode import CODECS, DISK_FULL, Options, transcode
+from pipeline.trees import REPORT, check_folders, copy_lists
 
-REPORT = "prepare_report"
-
-_LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json"})
 _CRASHED = "transcoding it crashes FFmpeg, or takes more memory than there is"
 _MIN_SHORT_SIDE = 16
 
@@ -92,7 +90,7 @@ def prepare(
         raise InputError(f"--short-side {short_side} --gop {gop}: take {_MIN_SHORT_SIDE} or more, and 1 or more")
     num_workers = num_processes(num_workers)
     src, dst = src.absolute(), dst.absolute()
-    _check_folders(src, dst)
+    check_folders(src, dst, FOLDER)
     videos = find_videos(src)
     if not videos:
         raise InputError(f"there are no videos in {src}")
@@ -108,7 +106,7 @@ def prepare(
         shutil.rmtree(parts, ignore_errors=True)
         parts.mkdir()
         try:
-            _copy_lists(src, dst, parts)
+            copy_lists(src, dst, parts / "list")
             for entry in _transcode_all(jobs, len(mine), num_workers):
                 _remove_outdated(dst, entries.get(entry.path), entry)
                 append(manifest, entry)
@@ -138,16 +136,6 @@ def _parse_shard(shard: str) -> tuple[int, int]:
 def _shard_of(path: str, num_shards: int) -> int:
     """Depends on the path alone: shards stay apart even if they see the folder at different times."""
     return int.from_bytes(blake2b(os.fsencode(path), digest_size=8).digest()) % num_shards
-
-
-def _check_folders(src: Path, dst: Path) -> None:
-    inner, outer = src.resolve(), dst.resolve()
-    if inner == outer or inner in outer.parents or outer in inner.parents:
-        raise InputError(f"{src} and {dst} lie in each other: choose a folder for the results outside of the videos'")
-    if dst.exists() and not dst.is_dir():
-        raise InputError(f"{dst} is a file: choose a folder for the results")
-    if dst.is_dir() and any(dst.iterdir()) and not (dst / FOLDER).is_dir():
-        raise InputError(f"{dst} holds other files: choose an empty folder, or one of an earlier run")
 
 
 def _settle_codec(codec: str, entries: Collection[Entry]) -> str:
@@ -258,21 +246,6 @@ def _remove_outdated(dst: Path, before: Entry | None, now: Entry) -> None:
     """Remove the result of an earlier version of a source, or of other options, where nothing has replaced it."""
     if before and before.result and before.result != now.result:
         (dst / before.result).unlink(missing_ok=True)
-
-
-def _copy_lists(src: Path, dst: Path, parts: Path) -> None:
-    for path in find_files(src, _LIST_SUFFIXES):
-        source, copy = src / path, dst / path
-        if path in (f"{REPORT}.json", f"{REPORT}.txt") or (copy.exists() and _same_stat(source, copy)):
-            continue
-        shutil.copy2(source, parts / "list")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        (parts / "list").replace(copy)
-
-
-def _same_stat(a: Path, b: Path) -> bool:
-    first, second = a.stat(), b.stat()
-    return (first.st_size, first.st_mtime_ns) == (second.st_size, second.st_mtime_ns)
 
 
 def _write_report(dst: Path, report: dict[str, Any]) -> None:

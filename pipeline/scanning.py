@@ -1,4 +1,4 @@
-"""Read one video file's packet table, and prove that the file can be used.
+"""Read one video's packet table, and prove that the file can be used.
 
 Headers lie (a truncated AVI still announces all its frames), so packets are counted, and which frame each yields is
 found by looking: where the container has true times, or the codec no B-frames, their order is checked on the first
@@ -31,7 +31,8 @@ from pipeline.bitstream import (
 )
 from pipeline.decode import DECODER_NAMES, DECODER_OPTIONS, clip_frames
 from pipeline.errors import BadVideo
-from pipeline.record import CLOSED, OPEN, VideoRecord
+from pipeline.record import CLOSED, OPEN, VideoRecord, video_url
+from pipeline.sources import Source, stat_source
 
 # Codecs whose frames leave the decoder in packet order.
 _IN_ORDER = frozenset({"mjpeg", "vp8", "vp9", "av1"})
@@ -80,14 +81,15 @@ class _Reading:
     colours: tuple[int, int] = (0, 0)
 
 
-def scan(path: str | os.PathLike[str]) -> VideoRecord:
-    """Read one file's packet table and prove that it decodes.
+def scan(path: str | os.PathLike[str], source: Source | None = None) -> VideoRecord:
+    """Read one video's packet table and prove that it decodes.
 
     Files that can be sliced prove it by the order of the frames of their first packets, and by frames that decode alike
     from slices; all others are decoded whole, since only that counts their frames.
 
     Args:
-        path: a video file.
+        path: a video.
+        source: where it lies, with the absolute path of its tar; a file of its own where None.
 
     Returns:
         Its record.
@@ -97,27 +99,28 @@ def scan(path: str | os.PathLike[str]) -> VideoRecord:
     """
     name = os.path.abspath(path)
     try:
-        return _scan(name)
+        return _scan(name, source or stat_source(name))
     except BadVideo:
         raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise BadVideo(name, _reason(name, error)) from error
+        raise BadVideo(name, _reason(name, source, error)) from error
 
 
-def _reason(path: str, error: Exception) -> str:
+def _reason(path: str, source: Source | None, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if os.path.isdir(path):
         return "a folder, not a video file"
-    if os.access(path, os.R_OK) and os.path.getsize(path) == 0:
+    file = source.tar if source else path
+    if os.access(file, os.R_OK) and (source.size if source else os.path.getsize(file)) == 0:
         return "the file is empty"
     if isinstance(error, av.error.InvalidDataError):
         return "not a video, or damaged or truncated: FFmpeg finds no valid data"
     return f"cannot be read: {error}"
 
 
-def _scan(name: str) -> VideoRecord:
-    record, reading = _read(name, _CHECKED_PACKETS)
+def _scan(name: str, source: Source) -> VideoRecord:
+    record, reading = _read(name, source, _CHECKED_PACKETS)
     expected = _expected_frames(record, reading)
     if expected is not None and reading.sources:
         order = np.argsort(expected, kind="stable")[np.count_nonzero(expected < 0) :]
@@ -126,7 +129,7 @@ def _scan(name: str) -> VideoRecord:
             if _slices_show_the_same(sliced, reading):
                 return _checked(sliced)
     if not reading.is_whole:
-        record, reading = _read(name, None)
+        record, reading = _read(name, source, None)
     return _checked(_observed(record, reading))
 
 
@@ -198,30 +201,31 @@ def _slices_show_the_same(record: VideoRecord, reading: _Reading) -> bool:
     )
 
 
-def _read(name: str, num_decoded: int | None) -> tuple[VideoRecord, _Reading]:
+def _read(name: str, source: Source, num_decoded: int | None) -> tuple[VideoRecord, _Reading]:
     """Read all packets and decode the first ones.
 
     Args:
-        name: the file.
+        name: the video.
+        source: where it lies.
         num_decoded: packets to decode; all where None, or where neither container nor codec says which frame comes of
             which packet.
 
     Returns:
         The record as far as that shows it, and the rest.
     """
-    with av.open(name) as container:
+    url = video_url(name, source.tar, source.start, source.size)
+    with av.open(url) as container:
         stream = _video_stream(name, container)
-        stat = os.stat(name)
         context, codec = stream.codec_context, _codec_name(stream)
         reading = _Reading(bytes(context.extradata or b""), has_times=container.format.name in _TIMED_CONTAINERS)
         if not (codec in _IN_ORDER or (codec in _SLICEABLE and reading.has_times)):
             num_decoded = None
         declared = stream.frames
-        with open(name, "rb") as file:
+        with open(source.tar or name, "rb") as file:
             for packet in container.demux(stream):
                 if container.format.name == "avi" and packet.dts is not None:
                     reading.num_ticks = packet.dts + 1
-                _note(name, packet, codec, str(context.pix_fmt), reading, file.fileno(), stat.st_size)
+                _note(name, packet, codec, str(context.pix_fmt), reading, file.fileno(), source)
                 reading.is_whole = num_decoded is None or len(reading.sizes) <= num_decoded
                 if reading.is_whole:
                     _decode(name, packet, reading)
@@ -243,20 +247,23 @@ def _read(name: str, num_decoded: int | None) -> tuple[VideoRecord, _Reading]:
             joinable=False,
             stream=stream.index,
             extradata=reading.extradata,
-            file_size=stat.st_size,
-            mtime_ns=stat.st_mtime_ns,
+            file_size=source.size,
+            mtime_ns=source.mtime_ns,
             offsets=np.array(reading.offsets, np.int64),
             sizes=np.array(reading.sizes, np.int32),
             roles=np.array(reading.roles, np.int8),
             frames=np.full(len(reading.sizes), -1, np.int32),
+            tar=source.tar,
+            tar_size=source.tar_size,
+            start=source.start,
         )
-    if declared > max(len(record.sizes), reading.num_ticks) and not _is_cut_by_edit_list(name, record.stream, declared):
+    if declared > max(len(record.sizes), reading.num_ticks) and not _is_cut_by_edit_list(url, record.stream, declared):
         raise BadVideo(name, f"the header announces {declared} frames but {len(record.sizes)} are there: truncated?")
     return record, reading
 
 
 def _note(
-    name: str, packet: "av.Packet[Any]", codec: str, pixel_format: str, reading: _Reading, fd: int, file_size: int
+    name: str, packet: "av.Packet[Any]", codec: str, pixel_format: str, reading: _Reading, fd: int, source: Source
 ) -> None:
     """Add a packet to the table."""
     if not packet.size:  # demuxing ends with an empty packet
@@ -271,7 +278,7 @@ def _note(
         reading.has_tables = has_huffman_tables(data)
     if codec == "mjpeg" and has_huffman_tables(data) != reading.has_tables:
         reading.is_self_contained = False  # some pictures use tables of others
-    reading.offsets.append(_locate(fd, data, packet.pos, file_size))
+    reading.offsets.append(_locate(fd, data, packet.pos, source))
     reading.sizes.append(len(data))
     reading.roles.append(packet_role(codec, data, reading.extradata))
     reading.yields.append(not packet.is_discard and yields_frame(codec, data))
@@ -322,9 +329,9 @@ def _video_stream(name: str, container: av.container.InputContainer) -> av.Video
     return streams[0]
 
 
-def _is_cut_by_edit_list(name: str, stream: int, declared: int) -> bool:
+def _is_cut_by_edit_list(url: str, stream: int, declared: int) -> bool:
     """Whether an MP4 holds all the frames it announces but asks for some of them only, as trimmed videos do."""
-    with av.open(name, options={"ignore_editlist": "1"}) as container:
+    with av.open(url, options={"ignore_editlist": "1"}) as container:
         return sum(1 for packet in container.demux(container.streams[stream]) if packet.size) >= declared
 
 
@@ -332,9 +339,10 @@ def _codec_name(stream: av.VideoStream) -> str:
     return _CODEC_NAMES.get(stream.codec_context.name, stream.codec_context.name)
 
 
-def _locate(fd: int, data: bytes, position: int | None, file_size: int) -> int:
-    """Offset of a packet's payload in the file; -1 where it is not stored in one piece."""
-    if position is None or not 0 <= position < file_size:
+def _locate(fd: int, data: bytes, position: int | None, source: Source) -> int:
+    """Offset of a packet's payload in the video; -1 where it is not stored in one piece."""
+    if position is None or not 0 <= position < source.size:
         return -1
-    found = os.pread(fd, len(data) + _BLOCK_HEADER_BYTES, position).find(data)
+    length = min(len(data) + _BLOCK_HEADER_BYTES, source.size - position)
+    found = os.pread(fd, length, source.start + position).find(data)
     return -1 if found < 0 else position + found

@@ -4,12 +4,13 @@ Works for ``sliceable`` records.  A frame needs its own packet and those before 
 start; packets that nothing refers to are left out where their own frame is not wanted, and GOPs a clip does not touch
 are neither read nor decoded.  Packets come in runs, each to be decoded by itself.
 
-Promises: nothing is read outside the file, whatever the packet table says.  Left to others: decoding
+Promises: nothing is read outside the video, whatever the packet table says.  Left to others: decoding
 (:mod:`pipeline.decode` by FFmpeg, :mod:`pipeline.graph` by DALI) and records that cannot be sliced (they are decoded
 from the whole file).
 """
 
 import os
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -105,23 +106,48 @@ def slice_clip(record: VideoRecord, frames: np.ndarray, *, closed: bool = False)
     """
     needed, first = needed_packets(record, frames, closed=closed)
     try:
-        fd = os.open(record.path, os.O_RDONLY)
+        fd = os.open(record.file, os.O_RDONLY)
     except OSError as error:
-        raise BadVideo(record.path, f"cannot be opened any more: {error.strerror}") from error
+        raise BadVideo(record.path, f"{_subject(record)}cannot be opened any more: {error.strerror}") from error
     try:
         check_unchanged(record, os.fstat(fd))
         packets = _read(fd, record, record.offsets[needed], record.sizes[needed].astype(np.int64))
     except OSError as error:
-        raise BadVideo(record.path, f"cannot be read: {error.strerror}") from error
+        raise BadVideo(record.path, f"{_subject(record)}cannot be read: {error.strerror}") from error
     finally:
         os.close(fd)
     return PacketSlice(packets, record.frames[needed], first)
 
 
+def clip_ranges(record: VideoRecord, frames: np.ndarray) -> list[tuple[int, int]]:
+    """Which bytes of the video :func:`slice_clip` reads: where each range begins, and how long it is."""
+    needed, _ = needed_packets(record, frames)
+    offsets = record.offsets[needed]
+    ends = offsets + record.sizes[needed]
+    return [(int(offsets[a]), int(ends[b - 1] - offsets[a])) for a, b in _close_together(offsets, ends)]
+
+
+def _close_together(offsets: np.ndarray, ends: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Packets from the first to before the second of each pair are read in one go."""
+    gaps = offsets[1:] - ends[:-1]
+    breaks = np.flatnonzero((gaps < 0) | (gaps > _MAX_GAP)) + 1
+    return pairwise([0, *breaks.tolist(), len(offsets)])
+
+
 def check_unchanged(record: VideoRecord, stat: os.stat_result) -> None:
-    """Raise BadVideo if the file is not the one that was scanned, by its size and modification time."""
-    if (stat.st_size, stat.st_mtime_ns) != (record.file_size, record.mtime_ns):
-        raise BadVideo(record.path, "has changed since it was indexed; index it again")
+    """Raise BadVideo if the file is not the one that was scanned, by its size and modification time.
+
+    Args:
+        record: as it was scanned.
+        stat: of ``record.file`` by now.
+    """
+    if (stat.st_size, stat.st_mtime_ns) != (record.tar_size if record.tar else record.file_size, record.mtime_ns):
+        raise BadVideo(record.path, f"{_subject(record)}has changed since it was indexed; index it again")
+
+
+def _subject(record: VideoRecord) -> str:
+    """Of which file a message speaks, where that is not the video's own."""
+    return f"its tar {record.tar} " if record.tar else ""
 
 
 def _read(fd: int, record: VideoRecord, offsets: np.ndarray, sizes: np.ndarray) -> list[memoryview]:
@@ -129,12 +155,10 @@ def _read(fd: int, record: VideoRecord, offsets: np.ndarray, sizes: np.ndarray) 
     if (offsets < 0).any() or (sizes <= 0).any() or (sizes > record.file_size - offsets).any():
         raise BadVideo(record.path, "its packet table is damaged: index it again")
     ends = offsets + sizes
-    gaps = offsets[1:] - ends[:-1]
-    breaks = np.flatnonzero((gaps < 0) | (gaps > _MAX_GAP)) + 1
     packets: list[memoryview] = []
-    for a, b in pairwise([0, *breaks.tolist(), len(offsets)]):
+    for a, b in _close_together(offsets, ends):
         base, length = int(offsets[a]), int(ends[b - 1] - offsets[a])
-        block = memoryview(os.pread(fd, length, base))
+        block = memoryview(os.pread(fd, length, record.start + base))
         if len(block) < length:
             raise BadVideo(record.path, "became shorter while it was read")
         spans = zip((offsets[a:b] - base).tolist(), (ends[a:b] - base).tolist(), strict=True)

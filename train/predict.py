@@ -28,10 +28,10 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.evaluation import center_views, multi_views
-from pipeline.files import find_videos
 from pipeline.index import VideoIndex
 from pipeline.lists import printable
 from pipeline.program import run_program
+from pipeline.sources import TAR_SUFFIX, Source, Sources, find_sources, sources_in, stat_source
 from train.saved_run import Checkpoint, Device, RunFolder, SavedRun, open_run
 from train.scoring import predict_center, predict_test
 from train.validation import clip_spec, decoding
@@ -67,7 +67,7 @@ def predict(
 
     Args:
         run: folder of the run, its --run.dir.
-        videos: video files, and folders of which all videos are meant.
+        videos: video files, and folders and tars of which all videos are meant.
         top: classes to name, the likeliest first.
         as_json: print a JSON object a line for each video, and nothing else.
         center_clip: look at one center clip of each video instead, which takes a thirtieth of the time.
@@ -122,10 +122,10 @@ def predictions(run: SavedRun, given: Sequence[Path], *, center_clip: bool, bar:
     Yields:
         A prediction for each video, and one without probabilities for whatever is none, in the order given.
     """
-    found, reasons = _find(given)
+    found, in_tars, reasons = _find(given)
     files = [Path("/", path) for path in found if path not in reasons]
     reading = bar.add_task("reading", total=len(files))
-    index = VideoIndex.of_files(files, scanned=lambda: bar.advance(reading))
+    index = VideoIndex.of_files(files, in_tars=in_tars, scanned=lambda: bar.advance(reading))
     reasons |= index.refused
     place = {path: row for row, path in enumerate(index.paths)}
     rows = np.array([place[path] for path in found if path in place], np.int64)
@@ -142,21 +142,34 @@ def predictions(run: SavedRun, given: Sequence[Path], *, center_clip: bool, bar:
         yield Prediction(video, None, reasons[path])
 
 
-def _find(given: Sequence[Path]) -> tuple[dict[str, Path], dict[str, str]]:
-    """The videos meant, each once, by their path below "/"; and why some of what is given is none."""
+def _find(given: Sequence[Path]) -> tuple[dict[str, Path], dict[Path, Source], dict[str, str]]:
+    """The videos meant, each once, by their path below "/"; where those in tars lie; and why some given are none."""
     found: dict[str, Path] = {}
+    in_tars: dict[Path, Source] = {}
     reasons: dict[str, str] = {}
     for path in given:
+        is_tar = path.suffix.lower() == TAR_SUFFIX and path.is_file()
+        if not is_tar and not path.is_dir():
+            found.setdefault(_below_root(path), path)
+            continue
+        folder = path.parent if is_tar else path
         try:
-            videos = [path / name for name in find_videos(path)] if path.is_dir() else [path]
+            sources = sources_in(folder, path.name, stat_source(path)) if is_tar else find_sources(path)
             reason = "there are no videos in it: files are recognised by suffix, or name them one by one"
         except InputError as error:
-            videos, reason = [], str(error)
-        if not videos:
+            sources, reason = Sources(), str(error)
+        if not sources.videos:
+            found.setdefault(_below_root(path), path)
             reasons[_below_root(path)] = reason
-        for video in videos or [path]:
-            found.setdefault(_below_root(video), video)
-    return found, reasons
+        for name, source in sorted(sources.videos.items()):
+            key = _below_root(folder / name)
+            if found.setdefault(key, folder / name) != folder / name:
+                continue  # given before, in another spelling
+            if source.tar:
+                in_tars[Path("/", key)] = source._replace(tar=_below_root(folder / source.tar))
+            if name in sources.refused:
+                reasons[key] = sources.refused[name].reason
+    return found, in_tars, reasons
 
 
 def _below_root(path: Path) -> str:

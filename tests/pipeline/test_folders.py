@@ -239,6 +239,19 @@ def test_a_class_folder_without_any_video_is_named(tmp_path: Path) -> None:
         split_folder(index)
 
 
+@pytest.mark.parametrize("prefixes", [("", ""), ("train/", "val/")])
+def test_class_folders_in_tars_count_as_those_on_disk(tmp_path: Path, prefixes: tuple[str, str]) -> None:
+    paths = [path for prefix in {*prefixes} for path in classes({"a": 6, "b": 6, "unlabeled": 2}, prefix)]
+    paths = [path for path in paths if not path.startswith("val/unlabeled")]
+    loose = split_folder(make_index(tmp_path / "loose", paths))
+    (tmp_path / "tars").mkdir()
+    packed = split_folder(FakeIndex(tmp_path / "tars", paths))
+    assert packed.digests == loose.digests
+    assert len(packed.val)
+    with pytest.raises(InputError, match=r"class 'c' has no usable video, 1 refused"):
+        split_folder(FakeIndex(tmp_path / "tars", paths, {f"{prefixes[0]}c/x.mp4": "cut off", "0.tar": "cut off"}))
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="gone is no folder"):
         split_folder(FakeIndex(tmp_path / "gone", []))

@@ -15,6 +15,8 @@ from pipeline.graph import ClipGraph, GraphSpec, dali_refusal
 from pipeline.index import VideoIndex
 from pipeline.plan import ClipSpec, plan_clip
 from pipeline.scanning import scan
+from pipeline.sources import find_sources
+from tests.pipeline.test_tars import write_tar
 
 SPEC = ClipSpec(clip_len=4, frame_stride=3, size=48, eval_size=56)
 
@@ -147,6 +149,19 @@ def test_a_whole_file_replaced_after_indexing_is_not_shown(video: Callable[..., 
     path.write_bytes(video("vp8", seed=1).read_bytes())
     with pytest.raises(BadVideo, match="has changed"):
         graph.read(record, plan)
+
+
+def test_a_whole_video_comes_from_its_tar_without_its_neighbours(video: Callable[..., Path], tmp_path: Path) -> None:
+    path = video("vp8")
+    members = {"before.webm": b"x" * 3000, "a.webm": path.read_bytes(), "c.webm": b"x" * 3000}
+    write_tar(tmp_path / "0.tar", members)
+    source = find_sources(tmp_path).videos["a.webm"]
+    record = scan(tmp_path / "a.webm", source._replace(tar=str(tmp_path / "0.tar")))
+    plan = plan_clip(record, SPEC, 0, 0, 0)
+    graph = make_graph("dali", strong=False)
+    packed, loose = (graph.read(replace(one, sliceable=False), plan) for one in (record, scan(path)))
+    assert all(np.array_equal(packed[name], loose[name]) for name in loose)
+    assert bytes(packed["stream"]) == path.read_bytes()
 
 
 def test_a_file_gone_after_indexing_is_named(video: Callable[..., Path], tmp_path: Path) -> None:

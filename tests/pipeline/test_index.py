@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from pipeline.errors import BadVideo, InputError
 from pipeline.files import find_videos
 from pipeline.index import FILE_NAME, Refusal, VideoIndex, _Refused, _scan_one
 from pipeline.scanning import scan
+from pipeline.sources import Source
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,12 +105,12 @@ def test_an_interrupted_scan_is_taken_up_where_it_was(
     scanned: list[str] = []
     stop_after = 3
 
-    def note(root: Path, paths: list[str], num_workers: int, progress: bool):  # type: ignore[no-untyped-def]
+    def note(root: Path, paths: Mapping[str, Source], num_workers: int, progress: bool):  # type: ignore[no-untyped-def]
         for path in paths:
             if len(scanned) == stop_after:
                 raise KeyboardInterrupt
             scanned.append(path)
-            yield path, _scan_one(str(root / path))
+            yield path, _scan_one((str(root / path), None))
 
     whole = contents(tmp_path / "whole", build(folder))
     monkeypatch.setattr("pipeline.index._scan_all", note)
@@ -156,11 +157,11 @@ def test_refused_files_are_read_again_only_when_they_change(
     repaired = build(folder, index)
     assert "b/broken.mp4" in repaired.paths and not repaired.refused
 
-    def unreadable(path: str) -> None:
+    def unreadable(path: str, source: None) -> None:
         raise BadVideo(path, "cannot be read: Permission denied") from PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pipeline.index.scan", unreadable)
-    assert _scan_one("x.mp4") == _Refused("cannot be read: Permission denied", lasting=False)
+    assert _scan_one(("x.mp4", None)) == _Refused("cannot be read: Permission denied", lasting=False)
 
 
 @pytest.mark.usefixtures("inline")
@@ -281,11 +282,14 @@ def test_an_index_cannot_name_what_is_outside_its_folder(folder: Path, tmp_path:
     others = columns["paths"].tobytes().removeprefix(b"a/one.avi")
     longer = len(path) - len(b"a/one.avi")
     edited = {"paths": np.frombuffer(path + others, np.uint8), "paths_end": columns["paths_end"] + longer}
-    VideoIndex(folder, {**columns, **edited}, tables, names, index._refusals).save(tmp_path / "edited")
+    VideoIndex(folder, {**columns, **edited}, tables, names, index._refusals, {}).save(tmp_path / "edited")
     with pytest.raises(InputError, match=f"edited names '{re.escape(path.decode())}', which is not below {folder}"):
         VideoIndex.load(tmp_path / "edited")
-    refusals = {path.decode(): Refusal("is empty", 0, 0)}
-    VideoIndex(folder, columns, tables, names, refusals).save(tmp_path / "edited")
+    refusals = {path.decode(): Refusal("is empty", Source(0, 0))}
+    VideoIndex(folder, columns, tables, names, refusals, {}).save(tmp_path / "edited")
+    with pytest.raises(InputError, match="edited names"):
+        VideoIndex.load(tmp_path / "edited")
+    VideoIndex(folder, columns, tables, names, {}, {path.decode(): (0, 0)}).save(tmp_path / "edited")
     with pytest.raises(InputError, match="edited names"):
         VideoIndex.load(tmp_path / "edited")
 
@@ -405,7 +409,7 @@ def test_changes_on_disk_are_noticed_and_only_they_are_scanned_again(
     assert index.changed() == {"a/one.avi": "changed", "b/new.webm": "new", "b/two (1).webm": "gone"}
     scanned: list[str] = []
 
-    def note(root: Path, paths: list[str], num_workers: int, progress: bool):  # type: ignore[no-untyped-def]
+    def note(root: Path, paths: Mapping[str, Source], num_workers: int, progress: bool):  # type: ignore[no-untyped-def]
         scanned.extend(paths)
         return [(path, scan(root / path)) for path in paths]
 
@@ -423,10 +427,10 @@ def test_a_file_that_kills_the_scanner_is_refused_like_any_other(folder: Path, m
     assert index.refused == {"b/broken.mp4": "reading it crashes FFmpeg"}
 
 
-def dies_of_broken(path: str):  # type: ignore[no-untyped-def]
-    if "broken" in path:
+def dies_of_broken(video: tuple[str, None]):  # type: ignore[no-untyped-def]
+    if "broken" in video[0]:
         os.abort()
-    return scan(path)
+    return scan(*video)
 
 
 @pytest.mark.usefixtures("inline")

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.index import _NAMES, _NUMBERS, _PACKET, VideoIndex
 
-NUM_VIDEOS, NUM_PACKETS = 250_000, 300
+NUM_VIDEOS, NUM_PACKETS, NUM_TARS = 250_000, 300, 250
 
 # Run in a process of its own: what was resident before would hide what the index adds.
 MEASURE = """
@@ -74,7 +74,9 @@ def large_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     columns["crc"] = np.full(NUM_VIDEOS, zlib.crc32(table), np.uint32)
     tables = hole(NUM_VIDEOS * len(table), np.dtype(np.uint8))
     path = tmp_path_factory.mktemp("large") / "index"
-    VideoIndex(Path("/data"), columns, tables, ["h264"], {}).save(path)
+    columns["tar"] = np.arange(NUM_VIDEOS, dtype=np.int32) * NUM_TARS // NUM_VIDEOS
+    tars = {f"train/shard-{number:05}.tar": (2**30, number) for number in range(NUM_TARS)}
+    VideoIndex(Path("/data"), columns, tables, ["h264"], {}, tars).save(path)
     return path
 
 

@@ -178,6 +178,10 @@ def test_senseless_folders_are_refused_with_nothing_written(src: Path, tmp_path:
             run(src, dst)
     with pytest.raises(InputError, match="is not a folder"):
         run(tmp_path / "nowhere", tmp_path / "dst")
+    (src / "b/0.tar").touch()
+    with pytest.raises(InputError, match=r"b/0\.tar is a tar, and only files are taken: unpack it"):
+        run(src, tmp_path / "dst")
+    (src / "b/0.tar").unlink()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.mp4").touch()
     with pytest.raises(InputError, match="holds other files"):

@@ -1,5 +1,6 @@
 """A clip's packets decode to the bits of the whole file, whatever the codec, the container and the order of frames."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -20,8 +21,10 @@ from pipeline.plan import ClipPlan
 from pipeline.record import CLOSED, DISPOSABLE, OPEN, PLAIN, VideoRecord
 from pipeline.scanning import scan
 from pipeline.slicing import PacketSlice, needed_packets, slice_clip
+from pipeline.tars import list_tar
 from pipeline.verify import slices_decode_alike
 from tests.conftest import moving_frames
+from tests.pipeline.test_tars import write_tar
 
 NUM_FRAMES = 50
 
@@ -363,7 +366,7 @@ def test_any_packet_table_gives_packets_that_hold_the_frames_or_is_called_damage
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_table_never_crashes_the_decoder_or_reads_outside_the_file(
-    data: st.DataObject, codec: str, video: Callable[..., Path]
+    data: st.DataObject, codec: str, video: Callable[..., Path], tmp_path: Path
 ) -> None:
     record = scan(video(codec, num_frames=12))
     size = len(record.sizes)
@@ -380,9 +383,16 @@ def test_a_damaged_table_never_crashes_the_decoder_or_reads_outside_the_file(
             columns[name][at] = value
     damaged = replace(record, **columns)
     wanted = np.array(data.draw(st.lists(st.integers(0, 11), min_size=1, max_size=5)))
+    if not (in_tar := tmp_path / "0.tar").exists():
+        write_tar(in_tar, {"before.mp4": b"x" * 10**5, "a.mp4": Path(record.path).read_bytes(), "c.mp4": b"x" * 10**5})
+    twin = replace(damaged, tar=str(in_tar), start=list_tar(in_tar).videos["a.mp4"][0])
+    twin = replace(twin, tar_size=in_tar.stat().st_size, mtime_ns=in_tar.stat().st_mtime_ns)
     try:
         clip = slice_clip(damaged, wanted)
         assert sum(map(len, clip.packets)) <= record.file_size * len(clip.packets)
+        assert slice_clip(twin, wanted).packets == clip.packets
         decode_clip(damaged, wanted, (0, 0, 96, 72), False, (16, 16))
     except BadVideo as error:
         assert record.path in str(error)  # noqa: PT017 - some damage does no harm
+        with pytest.raises(BadVideo, match=re.escape(error.reason)):
+            decode_clip(twin, wanted, (0, 0, 96, 72), False, (16, 16))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,24 @@ def test_text_names_each_video_and_its_likeliest_classes(
     assert printed.out.count("%") == 2 * len(ODD)
     assert f"{videos}/sub/caf\ufffd.avi" in lines
     assert all(line.endswith(("left", "right", "up", "down")) for line in lines if "%" in line)
+
+
+def test_videos_in_tars_are_predicted_as_loose_ones(
+    finished: Path, videos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(videos, tmp_path / "loose")
+    with tarfile.open(tmp_path / "loose/odd.tar", "w") as tar:
+        for name in ("sub", "broken.avi"):
+            tar.add(videos / name, arcname=name)
+    shutil.rmtree(tmp_path / "loose/sub")
+    (tmp_path / "loose/broken.avi").unlink()
+    outputs = []
+    for given in ((videos,), (tmp_path / "loose",), (tmp_path / "loose/odd.tar", tmp_path / "loose")):
+        assert predict(finished / "run", given, as_json=True, center_clip=True, device="cpu") == 1
+        lines = lines_of(capfd.readouterr().out)
+        outputs.append({str(one.pop("video")).rpartition("/")[2]: one for one in lines})
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert len(outputs[0]) == len(ODD) + 2
 
 
 def test_temporal_gradients_are_what_a_network_on_them_sees(

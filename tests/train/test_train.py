@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -199,8 +199,9 @@ def test_a_scan_at_another_root_is_kept_where_it_is_cut_short(tmp_path: Path, mo
     VideoIndex.build(tmp_path / "first", progress=False).save(run / "index")
     (run / "last.pt").touch()
 
-    def cut_short(root: Path, paths: list[str], *rest: object) -> Iterator[tuple[str, VideoRecord]]:
-        yield paths[0], scan(root / paths[0])
+    def cut_short(root: Path, sources: Mapping[str, object], *rest: object) -> Iterator[tuple[str, VideoRecord]]:
+        path = next(iter(sources))
+        yield path, scan(root / path)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.index._scan_all", cut_short)
