@@ -5,14 +5,16 @@ memory) it is known over what.  Nothing outlives the caller: processes are ended
 end by themselves when the calling process is killed.
 """
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from fractions import Fraction
 from typing import TypeVar
 
 from pipeline.errors import InputError
@@ -26,6 +28,17 @@ _CHUNK = 8  # items a process gets at a time: handing over takes about 0.5 ms
 def num_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def share_of_cores(cores: Collection[int], allowed: Iterable[Collection[int]]) -> int:
+    """How many cores one of several processes has to itself, at least one.
+
+    Args:
+        cores: numbers of those it may use.
+        allowed: the same of all processes, this one too.
+    """
+    processes = Counter(core for theirs in allowed for core in theirs)
+    return max(1, math.floor(sum(Fraction(1, processes[core]) for core in cores)))
 
 
 def num_processes(num_workers: int | None) -> int:

@@ -368,19 +368,19 @@ def find_device(config: Config) -> Literal["cpu", "cuda"]:
     return device
 
 
-def resolve(config: Config, world_size: int = 1, local_world_size: int = 1) -> Config:
+def resolve(config: Config, world_size: int = 1, cores: int | None = None) -> Config:
     """Settle what the configuration leaves to this machine and to rules: device, threads, learning rate.
 
     Args:
         config: any.
         world_size: GPUs whose clips make up a step, where the configuration does not say.
-        local_world_size: processes that share the cores of this machine.
+        cores: for this process alone; None takes all that it may use.
 
     Raises:
         InputError: the device asked for is not there.
     """
     world_size = config.run.world_size or world_size
-    num_threads = config.data.num_threads or max(1, num_cores() // local_world_size)
+    num_threads = config.data.num_threads or cores or num_cores()
     lr = config.optim.lr or scaled_lr(config.optim.batch_labeled * world_size, config.optim.lr_batch)
     return dataclasses.replace(
         config,

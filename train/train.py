@@ -156,9 +156,9 @@ def run(config: Config, command: str) -> dict[str, Accuracy]:
         RankLostError: another rank has died.
     """
     with joined(launched_ranks(), find_device(config)) as ranks:
-        resumes = ranks.first(_goes_on(config))
+        resumes, cores = ranks.first(_goes_on(config)), ranks.num_cores()
         with ranks.together():
-            config = _settled(config, ranks, resumes)
+            config = _settled(config, ranks, resumes, cores)
             configs = {config.run.method: config}
             if config.run.baseline:
                 baseline = with_method(config, config.run.baseline)
@@ -174,11 +174,11 @@ def _goes_on(config: Config) -> bool:
     return config.run.resume or (launch is not None and launch_of(config.run.dir) == launch)
 
 
-def _settled(config: Config, ranks: Ranks, resumes: bool) -> Config:
+def _settled(config: Config, ranks: Ranks, resumes: bool, cores: int) -> Config:
     """The configuration with nothing left open; a run that goes on keeps its steps."""
     config = replace(config, run=replace(config.run, resume=resumes))
     begun_with = saved_world_size(config.run.dir / LAST) if config.run.resume else None
-    config = resolve(config, begun_with or ranks.world_size, ranks.local_world_size)
+    config = resolve(config, begun_with or ranks.world_size, cores)
     batch_share(config, ranks)  # or refuse, before anything is written
     return config
 

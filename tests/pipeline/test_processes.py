@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.processes import map_in_processes, num_processes
+from pipeline.processes import map_in_processes, num_processes, share_of_cores
 
 
 def square_or_die(number: int) -> int:
@@ -24,6 +24,26 @@ def square_or_die(number: int) -> int:
 def sleep_for_long(number: int) -> int:
     time.sleep(1000 * number)
     return number
+
+
+ALL, NODES = set(range(16)), (set(range(8)), set(range(8, 16)))
+
+
+@pytest.mark.parametrize(
+    ("cores", "allowed", "share"),
+    [
+        (ALL, [ALL], 16),
+        (ALL, [ALL] * 4, 4),
+        (NODES[0], [*[NODES[0]] * 2, *[NODES[1]] * 2], 4),  # bound to the NUMA nodes of their GPUs
+        ({0, 1}, [{2 * rank, 2 * rank + 1} for rank in range(8)], 2),  # each bound to its own
+        ({0}, [{0}] * 3, 1),  # more processes than cores
+        (ALL, [ALL] * 3, 5),
+    ],
+)
+def test_processes_of_a_machine_share_its_cores_however_they_are_bound(
+    cores: set[int], allowed: list[set[int]], share: int
+) -> None:
+    assert share_of_cores(cores, allowed) == share
 
 
 def fail(number: int) -> int:

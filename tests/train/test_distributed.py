@@ -182,11 +182,11 @@ def test_steps_keep_their_size_on_other_numbers_of_gpus() -> None:
 def test_learning_rate_and_threads_follow_the_number_of_processes() -> None:
     config = make_config(Path("run"))
     config = replace(config, optim=replace(config.optim, lr=None), data=replace(config.data, num_threads=None))
-    one, eight = resolve(config), resolve(config, world_size=8, local_world_size=8)
+    one, eight = resolve(config), resolve(config, world_size=8, cores=3)
     assert one.optim.lr is not None
     assert eight.optim.lr == pytest.approx(8 * one.optim.lr)
     assert one.data.num_threads is not None
-    assert eight.data.num_threads == max(1, one.data.num_threads // 8)
+    assert eight.data.num_threads == 3
 
 
 # --- the program under torchrun ---
