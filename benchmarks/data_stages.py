@@ -74,11 +74,12 @@ def data_stages(training: Training) -> dict[str, Batches]:
         if needs.strong:
             strong = build(replace(spec, strong=name == "unlabeled"), stream.batch_size)
             ways[name]["strong views"] = Cut(strong.read, strong)
-    stages = next(iter(ways.values()))
-    return {
-        stage: partial(_batches, [(stream, ways[name][stage]) for name, stream in streams.items()], num_threads)
-        for stage in stages
-    } | {HAND_OVER: partial(clips_made, loader)}
+    found: dict[str, Batches] = {}
+    for stage in next(iter(ways.values())):
+        lanes = [(stream, ways[name][stage]) for name, stream in streams.items()]
+        found[stage] = partial(_batches, lanes, num_threads)
+    found[HAND_OVER] = partial(clips_made, loader)
+    return found
 
 
 def _batches(lanes: list[tuple[ClipStream, Cut]], num_threads: int) -> Generator[int, None, None]:

@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks import results
 from benchmarks.checks import check_batch, check_losses
 from benchmarks.clock import Cost, in_turns, time_batches
-from benchmarks.data_stages import HAND_OVER, data_stages
+from benchmarks.data_stages import HAND_OVER, Batches, data_stages
 from benchmarks.results import Series, finish
 from benchmarks.step_stages import SteppedTraining
 from benchmarks.strong_prices import strong_prices
@@ -77,8 +77,11 @@ def measure(training: Training, num_batches: int, repeats: int) -> tuple[dict[st
     check_losses(step.terms)
     first_step_s = time.perf_counter() - started
     data = data_stages(training)
-    timed = partial(time_batches, device=device, num_warmup=_NUM_WARMUP, num_batches=num_batches)
-    turns: dict[str, Callable[[], Any]] = {name: lambda begin=begin: timed(begin()) for name, begin in data.items()}
+
+    def timed(begin: Batches) -> Cost:
+        return time_batches(begin(), device, num_warmup=_NUM_WARMUP, num_batches=num_batches)
+
+    turns: dict[str, Callable[[], Any]] = {name: partial(timed, begin) for name, begin in data.items()}
     found = in_turns({**turns, "step": step.step}, repeats)
     stages: dict[str, list[Cost]] = {name: found[name] for name in data}
     for name in step.stages:

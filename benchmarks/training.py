@@ -250,13 +250,15 @@ class Repeated:
 def synthetic(batch: ClipBatch) -> ClipBatch:
     """Random pixels in place of those of a batch, on the same device; all else is as there."""
 
-    def noise(pixels: Tensor | None) -> Tensor | None:
-        return None if pixels is None else torch.randint(0, 256, pixels.shape, dtype=pixels.dtype, device=pixels.device)
+    def noise(pixels: Tensor) -> Tensor:
+        return torch.randint(0, 256, pixels.shape, dtype=pixels.dtype, device=pixels.device)
 
-    def view(views: Views | None) -> Views | None:
-        return views and Views(noise(views.rgb), noise(views.tg))  # type: ignore[arg-type]
+    def view(views: Views) -> Views:
+        return Views(noise(views.rgb), None if views.tg is None else noise(views.tg))
 
-    return batch._replace(labeled=view(batch.labeled), weak=view(batch.weak), strong=view(batch.strong))
+    return batch._replace(
+        labeled=view(batch.labeled), weak=batch.weak and view(batch.weak), strong=batch.strong and view(batch.strong)
+    )
 
 
 class _Log(MetricsLog):

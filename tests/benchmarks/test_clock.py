@@ -3,6 +3,7 @@
 import gc
 import time
 from collections.abc import Generator
+from functools import partial
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_candidates_take_turns_and_the_first_round_warms_up() -> None:
         seen.append(name)
         return len(seen)
 
-    found = in_turns({name: lambda name=name: measure(name) for name in "abc"}, 2)
+    found = in_turns({name: partial(measure, name) for name in "abc"}, 2)
     assert [sorted(seen[at : at + 3]) for at in range(0, 9, 3)] == [["a", "b", "c"]] * 3
     assert {len(values) for values in found.values()} == {2}
     assert min(min(values) for values in found.values()) == 4

@@ -47,9 +47,9 @@ def test_noise_has_the_shapes_of_the_batch_and_nothing_of_its_pixels(training: T
         batch = next(loader)
     noise = synthetic(batch)
     assert batch.strong is not None and noise.strong is not None
-    for ours, theirs in zip((*noise.labeled, *noise.strong), (*batch.labeled, *batch.strong), strict=True):
+    for ours, theirs in ((noise.labeled.rgb, batch.labeled.rgb), (noise.strong.of("tg"), batch.strong.of("tg"))):
         assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
-        assert (ours != theirs).float().mean() > 0.9
+        assert torch.ne(ours, theirs).float().mean() > 0.9
     assert torch.equal(noise.labels, batch.labels)
 
 
