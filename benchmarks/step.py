@@ -191,9 +191,10 @@ def synthetic_batch(benchmark: StepBenchmark) -> ClipBatch:
     def classes(num_clips: int) -> Tensor:
         return torch.randint(0, NUM_CLASSES, (num_clips,), generator=generator).to(benchmark.device)
 
+    labels = classes(num_labeled)
     return ClipBatch(
         views(num_labeled),
-        classes(num_labeled),
+        labels,
         views(num_unlabeled),
         views(num_unlabeled),
         torch.arange(num_labeled),
