@@ -4,7 +4,7 @@ The step is the trainer's own: hooks on the networks, a shell around the method,
 clocks before it does what it does.  What a part costs is what lies between two looks; a compiled method is one part.
 
     forward RGB, forward TG    joining views, normalising, the network of the modality
-    losses                     contrast heads, pseudo-labels, all terms
+    losses                     pseudo-labels, all terms; a contrast head, which is small, counts with what follows it
     backward                   gradients of everything
     optimizer                  clipping, SGD
 """
