@@ -3,17 +3,22 @@
 Exit status: 0 measured, 1 a check failed, 2 wrong input, 3 there is no GPU to check.
 """
 
+import os
 import sys
 from importlib import import_module
 from importlib.util import find_spec
 
+# As in train/train.py, and likewise before torch is loaded: threads that spin while they wait slow a busy machine down.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # What each command answers.  Its module is imported when asked for: no question should need what only another uses.
 COMMANDS = {
-    "loader": "clips per second of our loader on a folder of videos",
+    "loader": "clips per second of our loader, with nothing that consumes them",
     "peers": "our loader beside the best others, on the same files",
     "source": "clips per second of planning and slicing alone, without decoding",
-    "stations": "CPU time of a clip, station by station",
-    "step": "the training step, compiled and not",
+    "stages": "what a clip costs from its plan to the optimizer, stage by stage, with a chart",
+    "step": "the training step, compiled and not: the ceiling",
+    "end-to-end": "training from files to weights, and how close it comes to the slower of loader and step",
     "soak": "thousands of batches with damaged files: nothing lost, nothing leaked",
     "resume": "a run killed again and again ends with the same bits as one left alone",
     "ablation": "does each part of the method help: the rows of the paper's Table 1, trained",

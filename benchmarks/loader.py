@@ -1,104 +1,110 @@
 """How many clips per second does the loader deliver, and what does one cost?
 
-Reads a folder of class folders through :class:`pipeline.loader.ClipLoader` with everything that the temporal-gradient
-method asks for (RGB and TG, labeled clips, unlabeled clips in a weak and a strong view) and throws the batches away, so
-that nothing but the loader is timed.  A clip counts once, however many views are made of it.
+Reads videos through the trainer's own loader, with all views that the method asks for, and throws the batches away, so
+that nothing but the loader is timed.  A clip counts once, however many views are made of it.  The first batch is looked
+at before the clock starts.
 
-    python -m benchmarks loader ROOT --num-batches 50 --batch-size 8 --size 224
+    python -m benchmarks loader ROOT --size 224 --batch-labeled 8 --batch-unlabeled 8
 """
 
 import time
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-import tyro
 
 from benchmarks import results
-from benchmarks.results import RESULTS, finish
-from pipeline.batch import Needs
-from pipeline.datasets import split_videos
+from benchmarks.checks import check_batch
+from benchmarks.clock import Cost, cost, now, synchronize
+from benchmarks.results import Series, finish
+from benchmarks.training import ClipOptions, Training, configure, find_videos
+from benchmarks.utilization import sampled
+from pipeline.batch import ClipBatch
 from pipeline.errors import InputError
-from pipeline.index import VideoIndex
 from pipeline.loader import ClipLoader
-from pipeline.plan import ClipSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderBenchmark:
-    """Time the loader on a folder of class folders."""
+class LoaderBenchmark(ClipOptions):
+    """Time the loader, with nothing that consumes its batches."""
 
-    root: Annotated[Path, tyro.conf.Positional]
-    """Folder of class folders."""
-    num_batches: int = 50
-    """Batches that are timed."""
-    num_warmup: int = 5
-    """Batches before the clock starts."""
-    batch_size: int = 8
-    """Labeled clips in a batch, and as many unlabeled ones."""
     size: int = 224
     """Height and width of the clips in pixels."""
-    frame_stride: int = 8
-    """Distance between two frames of a clip, in frames of the video."""
-    decoder: Literal["auto", "ffmpeg", "dali"] = "auto"
-    """Who decodes."""
-    num_threads: int = 2
-    """Threads that decode."""
-    device: str = "cpu"
-    """Where the clips are delivered: cpu or cuda."""
-    results: Path = RESULTS
-    """Folder that the result is written to."""
+    batch_labeled: int = 8
+    """Labeled clips in a batch."""
+    batch_unlabeled: int = 8
+    """Unlabeled clips in a batch."""
+    seconds: float = 6.0
+    """Length of a repeat, at least."""
 
     def __post_init__(self) -> None:
-        for name in ("num_batches", "num_warmup", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: use 1 or more")
+        super().__post_init__()
+        if self.seconds <= 0:
+            raise InputError(f"seconds is {self.seconds}: it must be above 0")
 
 
-def measure(benchmark: LoaderBenchmark) -> dict[str, float]:
-    """Run the benchmark.
+def num_clips(batch: ClipBatch) -> int:
+    """Clips of a batch, each once."""
+    return len(batch.labeled_ids) + (0 if batch.unlabeled_ids is None else len(batch.unlabeled_ids))
 
-    Returns:
-        clips_per_s: labeled and unlabeled clips per second of wall time;
-        cpu_ms_per_clip: CPU time of all threads of this process per clip.
 
-    Raises:
-        InputError: the folder or an option is not usable.
-    """
-    index = VideoIndex.build(benchmark.root)
-    loader = ClipLoader(
-        index,
-        split_videos(index),
-        Needs(tg=True, unlabeled=True, strong=True),
-        ClipSpec(size=benchmark.size, eval_size=max(benchmark.size, 256), frame_stride=benchmark.frame_stride),
-        batch_labeled=benchmark.batch_size,
-        batch_unlabeled=benchmark.batch_size,
-        seed=0,
-        device=benchmark.device,
-        decoder=benchmark.decoder,
-        num_threads=benchmark.num_threads,
-    )
+def clips_made(loader: ClipLoader) -> Generator[int, None, None]:
+    """Numbers of clips as they come, from the loader's first step on; the loader is closed with it."""
     with loader:
-        # Nothing happens between batches: once warm, the queue of finished ones is empty when the clock starts, so
-        # that every batch that is timed is also made on the clock.
-        for _ in range(benchmark.num_warmup):
-            next(loader)
-        wall, cpu = time.perf_counter(), time.process_time()
-        for _ in range(benchmark.num_batches):
-            next(loader)
-        if torch.device(benchmark.device).type == "cuda":
-            torch.cuda.synchronize()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    clips = benchmark.num_batches * 2 * benchmark.batch_size
-    return {"clips_per_s": clips / wall, "cpu_ms_per_clip": 1000 * cpu / clips}
+        loader.load_state_dict({"step": 0, "quarantine": {}})
+        for batch in loader:
+            yield num_clips(batch)
+
+
+def time_loader(clips: Generator[int, None, None], device: torch.device, seconds: float) -> Cost:
+    """What a clip costs, over whole batches of so many seconds.
+
+    Nothing happens between batches: once warm, the queue of finished ones is empty when the clock starts, so that every
+    batch that is timed is also made on the clock.
+    """
+    synchronize(device)
+    start, made = now(device), 0
+    while not made or time.perf_counter() - start.wall_s < seconds:
+        made += next(clips)
+    synchronize(device)
+    return cost(start, now(device), made)
 
 
 def run(benchmark: LoaderBenchmark) -> int:
     """Measure, print, keep the result."""
-    result = measure(benchmark)
-    print(f"{result['clips_per_s']:.1f} clips/s, {result['cpu_ms_per_clip']:.1f} cpu-ms per clip")
-    finish("loader", benchmark, benchmark.results, findings=result)
+    config = configure(benchmark)
+    videos, described = find_videos(benchmark)
+    training = Training(config, videos)
+    loader, device = training.loader, torch.device(config.run.device)
+    started = time.perf_counter()
+    with loader:
+        batch = next(loader)
+        first_batch_s = time.perf_counter() - started
+        check_batch(batch, training.state.method.needs, config, videos)
+    with closing(clips_made(loader)) as clips:
+        time_loader(clips, device, benchmark.seconds / 2)
+        with sampled(device) as utilization:
+            costs = [time_loader(clips, device, benchmark.seconds) for _ in range(benchmark.repeats)]
+    speed = Series("clips/s", "higher", tuple(1000 / one.wall_ms for one in costs))
+    cpu = Series("cpu-ms/clip", "lower", tuple(one.cpu_ms for one in costs))
+    low, high = speed.quartiles
+    print(f"{speed.median:.1f} clips/s ({low:.1f} to {high:.1f}), {cpu.median:.1f} cpu-ms per clip")
+    finish(
+        "loader",
+        benchmark,
+        benchmark.results,
+        series={"clips_per_s": speed, "cpu_ms_per_clip": cpu},
+        findings={
+            "clips_per_s": speed.median,
+            "cpu_ms_per_clip": cpu.median,
+            "first_batch_s": first_batch_s,
+            "decoder": loader.decoder,
+            "num_threads": config.data.num_threads,
+            "clips": described,
+        },
+        utilization=utilization,
+    )
     return 0
 
 

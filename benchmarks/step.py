@@ -2,30 +2,26 @@
 
 Takes whole optimizer steps on generated batches that lie on the device already: losses, gradients, clipping, SGD.  The
 forms of a step take turns, so that what slows the machine for a while slows all, and before the clock starts each must
-have given the same losses from the same weights.  Compiling and warming up are timed apart.
+have given the same losses from the same weights.  Compiling and warming up are timed apart.  With nothing to load, this
+is the most that training can reach: the ceiling that ``end-to-end`` is held against.
 
     python -m benchmarks step --size 112 --batch-labeled 2
 """
 
-import os
-
-# As in train/train.py: threads that spin while they wait slow a busy machine down.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import quantiles
 from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks import results
+from benchmarks.clock import synchronize
 from benchmarks.results import RESULTS, finish
+from benchmarks.step_summary import series_of, summarize, table_of
+from benchmarks.utilization import sampled
 from model import R3D18
 from pipeline.batch import ClipBatch, Views
 from pipeline.errors import InputError
@@ -85,7 +81,9 @@ class StepBenchmark:
     clip_len: int = 8
     """Frames of a clip."""
     batch_labeled: int = 2
-    """Labeled clips in a batch, and as many unlabeled ones, which go in in two views."""
+    """Labeled clips in a batch."""
+    batch_unlabeled: int | None = None
+    """Unlabeled clips in a batch, which go in in two views; None takes as many as labeled ones."""
     width: int = 64
     """Channels of the networks' stems."""
     repeats: int = 7
@@ -105,6 +103,8 @@ class StepBenchmark:
                 raise InputError(f"{name} is {getattr(self, name)}: use 2 or more")
         if self.repeats < 2:
             raise InputError(f"repeats is {self.repeats}: use 2 or more, 5 for numbers to be trusted")
+        if self.batch_unlabeled is not None and self.batch_unlabeled < 1:
+            raise InputError(f"batch_unlabeled is {self.batch_unlabeled}: use 1 or more")
         if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
             raise InputError(f"device {self.device}: torch finds no usable GPU here, take cpu")
 
@@ -162,12 +162,6 @@ class Candidate:
         return Timing(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _method(form: Form, benchmark: StepBenchmark) -> nn.Module:
     """The same first weights in every form, and no dropout, so that losses can be compared."""
     torch.manual_seed(0)
@@ -187,23 +181,41 @@ def _method(form: Form, benchmark: StepBenchmark) -> nn.Module:
 def synthetic_batch(benchmark: StepBenchmark) -> ClipBatch:
     """Random pixels in all views, whatever the method takes of them."""
     generator = torch.Generator().manual_seed(0)
-    shape = (benchmark.batch_labeled, benchmark.clip_len, benchmark.size, benchmark.size, 3)
+    num_labeled, num_unlabeled = benchmark.batch_labeled, benchmark.batch_unlabeled or benchmark.batch_labeled
 
-    def views() -> Views:
+    def views(num_clips: int) -> Views:
+        shape = (num_clips, benchmark.clip_len, benchmark.size, benchmark.size, 3)
         rgb, tg = (torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for _ in range(2))
         return Views(rgb.to(benchmark.device), tg.to(benchmark.device))
 
-    rows = torch.arange(benchmark.batch_labeled)
-    labels = torch.randint(0, NUM_CLASSES, rows.shape, generator=generator).to(benchmark.device)
-    return ClipBatch(views(), labels, views(), views(), rows, rows, labels)
+    def classes(num_clips: int) -> Tensor:
+        return torch.randint(0, NUM_CLASSES, (num_clips,), generator=generator).to(benchmark.device)
+
+    labels = classes(num_labeled)
+    return ClipBatch(
+        views(num_labeled),
+        labels,
+        views(num_unlabeled),
+        views(num_unlabeled),
+        torch.arange(num_labeled),
+        torch.arange(num_unlabeled),
+        classes(num_unlabeled),
+    )
 
 
-def measure(benchmark: StepBenchmark) -> dict[str, dict[str, float]]:
+def num_clips(benchmark: StepBenchmark) -> int:
+    """Clips that a step takes, each once; a method without unlabeled ones takes none of those."""
+    method_type = METHODS[benchmark.method]
+    needs = method_type(1, method_type.config_type(), width=1).needs
+    unlabeled = benchmark.batch_unlabeled or benchmark.batch_labeled
+    return benchmark.batch_labeled + (unlabeled if needs.unlabeled else 0)
+
+
+def measure(benchmark: StepBenchmark) -> tuple[dict[str, list[Timing]], dict[str, float]]:
     """Run the benchmark.
 
     Returns:
-        For each form: the first step's seconds, quartiles of "step_ms" and "cpu_ms", and how many "times_faster" it is
-        than the plain form, by the median of the ratios of each turn; "times_less_cpu" likewise.
+        By form: the timing of each turn, and the seconds of the first two steps, in which is compiled what is.
 
     Raises:
         InputError: a form does not compute what the plain one does, or nothing can be compiled here.
@@ -224,7 +236,7 @@ def measure(benchmark: StepBenchmark) -> dict[str, dict[str, float]]:
         if not difference(losses[name], losses[PLAIN]) < SAME[form.precision]:
             raise InputError(f"{name}: losses {losses[name]} are not those of the plain step, {losses[PLAIN]}")
     turns = [{name: candidate.timed() for name, candidate in candidates.items()} for _ in range(benchmark.repeats)]
-    return {name: {"first_steps_s": first[name], **_summary([turn[name] for turn in turns], turns)} for name in forms}
+    return {name: [turn[name] for turn in turns] for name in forms}, first
 
 
 def difference(losses: tuple[float, float], plain: tuple[float, float]) -> float:
@@ -232,40 +244,21 @@ def difference(losses: tuple[float, float], plain: tuple[float, float]) -> float
     return max(abs(ours / theirs - 1) for ours, theirs in zip(losses, plain, strict=True))
 
 
-def _summary(timings: list[Timing], turns: list[dict[str, Timing]]) -> dict[str, float]:
-    plain = [turn[PLAIN] for turn in turns]
-    columns: dict[str, Iterator[float]] = {
-        "step_ms": (1000 * timing.wall_s for timing in timings),
-        "cpu_ms": (1000 * timing.cpu_s for timing in timings),
-        "times_faster": (theirs.wall_s / ours.wall_s for ours, theirs in zip(timings, plain, strict=True)),
-        "times_less_cpu": (theirs.cpu_s / ours.cpu_s for ours, theirs in zip(timings, plain, strict=True)),
-    }
-    summary: dict[str, float] = {}
-    for name, values in columns.items():
-        low, median, high = quantiles(values, n=4, method="inclusive")
-        summary |= {f"{name}_q1": low, name: median, f"{name}_q3": high}
-    return summary
-
-
 def run(benchmark: StepBenchmark) -> int:
     """Measure, print, keep the result."""
-    forms = measure(benchmark)
-    table = Table("form of the step", "ms", "times faster", "cpu-ms", "times less cpu", "first two steps, s")
-    for name, row in forms.items():
-        table.add_row(name, *(_cell(row, column) for column in _COLUMNS), f"{row['first_steps_s']:.0f}")
+    with sampled(benchmark.device) as utilization:
+        turns, first = measure(benchmark)
+    series = series_of(turns, num_clips(benchmark))
+    forms = {
+        name: {"first_steps_s": first[name], "clips_per_s": series[f"{name}/clips_per_s"].median, **row}
+        for name, row in summarize(turns, PLAIN).items()
+    }
     console = Console()
     console.width = max(console.width, 120)
-    console.print(table)
-    finish("step", benchmark, benchmark.results, findings={"forms": forms, "threads": torch.get_num_threads()})
+    console.print(table_of(forms))
+    findings = {"forms": forms, "threads": torch.get_num_threads()}
+    finish("step", benchmark, benchmark.results, series=series, findings=findings, utilization=utilization)
     return 0
-
-
-_COLUMNS: dict[str, str] = {"step_ms": ".0f", "times_faster": ".2f", "cpu_ms": ".0f", "times_less_cpu": ".2f"}
-
-
-def _cell(row: dict[str, float], column: str) -> str:
-    low, median, high = (format(row[name], _COLUMNS[column]) for name in (f"{column}_q1", column, f"{column}_q3"))
-    return f"{median} ({low}-{high})"
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def decode_clip(
     wanted = np.unique(frames)
     missing = set(wanted.tolist())
     with _named_errors(record):
-        for number, frame in clip_frames(record, wanted) if record.sliceable else _pick(whole_frames(record), wanted):
+        for number, frame in wanted_frames(record, wanted):
             if graph is None:
                 shape = (frame.width, frame.height, frame.format.name)
                 graph = _crop_scale_graph(record, frame, box, flip, size)
@@ -94,6 +94,19 @@ def decode_clip(
     if missing:
         raise BadVideo(record.path, f"frame {min(missing)} of {record.num_frames} does not decode: damaged?")
     return out
+
+
+def wanted_frames(record: VideoRecord, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Frames decoded from only the packets they need, or where those cannot be had from the file's start.
+
+    Args:
+        record: the video.
+        wanted: (N,) frame numbers, ascending, without repeats.
+
+    Yields:
+        (frame number, frame) for each, in the order in which they are decoded.
+    """
+    return clip_frames(record, wanted) if record.sliceable else _pick(whole_frames(record), wanted)
 
 
 def clip_frames(record: VideoRecord, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:

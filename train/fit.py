@@ -57,8 +57,8 @@ def fit(
     method = new_method(config, config.model.num_outputs(split.class_names), ranks)
     with ExitStack() as stack:
         with ranks.together():
-            loader = stack.enter_context(_new_loader(config, videos, method, ranks))
-            state, schedule = _new_state(config, videos, method, loader, ranks)
+            loader = stack.enter_context(new_loader(config, videos, method, ranks))
+            state, schedule = new_state(config, videos, method, loader, ranks)
             last = run.dir / LAST
             begun = last.exists()
             if begun:
@@ -134,7 +134,7 @@ def new_method(config: Config, num_outputs: int, ranks: Ranks = ALONE) -> Method
     return method
 
 
-def _new_loader(config: Config, videos: Videos, method: Method, ranks: Ranks) -> ClipLoader:
+def new_loader(config: Config, videos: Videos, method: Method, ranks: Ranks = ALONE) -> ClipLoader:
     """This rank's share of every step."""
     batch_labeled, batch_unlabeled = batch_share(config, ranks)
     return ClipLoader(
@@ -152,8 +152,8 @@ def _new_loader(config: Config, videos: Videos, method: Method, ranks: Ranks) ->
     )
 
 
-def _new_state(
-    config: Config, videos: Videos, method: Method, loader: ClipLoader, ranks: Ranks
+def new_state(
+    config: Config, videos: Videos, method: Method, loader: ClipLoader, ranks: Ranks = ALONE
 ) -> tuple[TrainState, Schedule]:
     """An optimizer without momentum yet, and the schedule."""
     run, optim, class_names = config.run, config.optim, videos.split.class_names

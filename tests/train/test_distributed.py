@@ -28,7 +28,7 @@ from train.checkpoint import LAST, load, saved_world_size
 from train.cli import parse
 from train.config import resolve
 from train.distributed import ALONE, Ranks, batch_share, joined, merged_loader_state
-from train.fit import _new_loader, new_method
+from train.fit import new_loader, new_method
 from train.metrics import Window, read_metrics
 from train.stop import Stopped, StopSignal
 from train.train import main
@@ -372,7 +372,7 @@ def batches_of_two(folder: Path, state: dict[str, Any]) -> list[ClipLoader]:
     config = resolve(parse(words(folder)), 2)
     videos = prepare_videos(config)
     method = new_method(config, 2, ALONE)
-    loaders = [_new_loader(config, videos, method, Ranks(rank, 2)) for rank in range(2)]
+    loaders = [new_loader(config, videos, method, Ranks(rank, 2)) for rank in range(2)]
     for loader in loaders:
         loader.load_state_dict(state)
     return loaders
