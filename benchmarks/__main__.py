@@ -14,6 +14,8 @@ COMMANDS = {
     "source": "clips per second of planning and slicing alone, without decoding",
     "stations": "CPU time of a clip, station by station",
     "step": "the training step, compiled and not",
+    "roofline": "the most clips per second each stage could do, here and on GPUs that are not here",
+    "growth": "how cost grows with clips, videos, threads, ranks and the size of a data set",
     "soak": "thousands of batches with damaged files: nothing lost, nothing leaked",
     "resume": "a run killed again and again ends with the same bits as one left alone",
     "ablation": "does each part of the method help: the rows of the paper's Table 1, trained",
