@@ -36,7 +36,7 @@ class Layer(NamedTuple):
     """A part of the networks, in one step.
 
     Attributes:
-        flops: of forward and backward pass.
+        flops: of the forward pass.
         activation_bytes: that its modules put out.
     """
 
@@ -136,7 +136,9 @@ def _count(module: nn.Module, step: Callable[[], None], clips: int) -> Counted:
     by_layer: Counter[str] = Counter()
     for name, operations in flops.get_flop_counts().items():
         if layer := _layer(name, whole=True):
-            by_layer[layer] += sum(operations.values())
+            # Forward alone: the counter takes the backward pass of one network for that of the other's stem, since a
+            # module whose input needs no gradient never counts as left.
+            by_layer[layer] += operations.get(torch.ops.aten.convolution, 0)
     layers = {layer: Layer(by_layer[layer], activations[layer]) for layer in LAYERS if by_layer[layer]}
     return Counted(cost, layers, parameters)
 

@@ -30,7 +30,7 @@ from pipeline.stream import ClipStream
 SIZE = 112
 """Height and width of the clips in pixels."""
 _NUM_VIDEOS = 2
-_RANK_BATCHES = 6
+_RANK_BATCHES = 5
 _WARMUP_BATCHES = 2
 _NUM_ROWS = 1000
 _PLAN_BATCH, _PLAN_BATCHES = 64, 20

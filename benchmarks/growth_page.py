@@ -57,7 +57,7 @@ def exponent(points: Mapping[int, Series]) -> float:
     if len(points) < 2:
         return 0.0
     x, y = np.log(list(points)), np.log([one.median for one in points.values()])
-    return float(np.polyfit(x, y, 1)[0])
+    return round(float(np.polyfit(x, y, 1)[0]), 3) + 0.0  # no minus zero
 
 
 def verdict(power: float) -> str:
@@ -85,14 +85,13 @@ def _sentence(axis: str, measurement: str, points: Mapping[int, Series]) -> str:
     (first, low), (last, high) = next(iter(points.items())), list(points.items())[-1]
     label, power = LABELS[axis], exponent(points)
     if measurement == "clips/s":
-        best = max(points, key=lambda value: points[value].median)
-        gain = points[best].median / low.median
-        return f"{label}: {best:,} give {gain:.2f} times the clips/s of {first:,}, the most of all tried."
+        gains = [f"{value:,} give {one.median / low.median:.2f}" for value, one in points.items() if value != first]
+        return f"{label}: {', '.join(gains) or 'nothing else tried'} times the clips/s of {first:,}."
     subject = "CPU time of a clip" if measurement == "cpu-ms" else measurement.rpartition(", ")[0]
     unit = "cpu-ms" if measurement == "cpu-ms" else measurement.rpartition(", ")[2]
     return (
         f"{label}, {first:,} to {last:,}: {subject} goes from {low.median:.3g} to {high.median:.3g} {unit}, "
-        f"as the power {power:.2f}: {verdict(power)}."
+        f"as the power {power:.3g}: {verdict(power)}."
     )
 
 

@@ -109,7 +109,7 @@ def _files(findings: Mapping[str, Any]) -> Grid:
 
 def _layers(findings: Mapping[str, Any]) -> Grid:
     step = findings["step"]
-    clips, flops = step["clips"], step["flops"]
+    clips, flops = step["clips"], sum(layer["flops"] for layer in findings["layers"].values())
     rows = [
         (
             name,
@@ -120,8 +120,10 @@ def _layers(findings: Mapping[str, Any]) -> Grid:
         for name, layer in findings["layers"].items()
     ]
     moved = step["product_bytes"] + step["other_bytes"]
-    rows.append(("step", f"{flops / clips / 1e9:.1f}", "100", f"moved in all: {moved / clips / 1e6:,.0f}"))
-    columns = ("part of both networks", "GFLOP a clip", "% of the step", "MB of activations a clip")
+    rows.append(
+        ("whole step", f"{step['flops'] / clips / 1e9:.1f}", "", f"read and written: {moved / clips / 1e6:,.0f}")
+    )
+    columns = ("part of both networks, forward", "GFLOP a clip", "% of the parts", "MB of activations a clip")
     return Grid("What a step computes, counted", columns, tuple(rows))
 
 
