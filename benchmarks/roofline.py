@@ -8,58 +8,40 @@ SPDL's documentation publishes of 8 H100.  What is assumed stands in :mod:`bench
     python -m benchmarks roofline --source FOLDER_OF_VIDEOS
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import track
 
 from benchmarks import ceilings, results
 from benchmarks.ceilings import ASSUMPTIONS, GPUS, PUBLISHED, ClipCost, StepCost
-from benchmarks.clips import HEIGHT, WIDTH, drawn_frames, write_downloaded
 from benchmarks.counting import Counted, Taken, count_frames, count_method, count_published
 from benchmarks.results import RESULTS, Series, finish
+from benchmarks.roofline_measure import (
+    INTRA,
+    NUM_PLANNED,
+    ORIGINAL,
+    PREPARED,
+    Kind,
+    host_costs,
+    make_folders,
+    rates,
+    read_kind,
+)
 from benchmarks.roofline_page import chart, grids, markdown
 from benchmarks.utilization import sampled
-from pipeline.decode import decode_clip
 from pipeline.errors import InputError
-from pipeline.files import find_videos
-from pipeline.graph import ClipGraph, GraphSpec, dali_refusal
-from pipeline.index import VideoIndex
-from pipeline.matroska import to_matroska
 from pipeline.plan import ClipSpec
 from pipeline.processes import num_cores
-from pipeline.record import VideoRecord
-from pipeline.slicing import slice_clip
-from pipeline.stream import ClipStream, PlannedClip
-from pipeline.strong import strong_parameters
-from pipeline.transcode import Options, transcode
 from train.precision import best_precision
 from train.recipes import RECIPES
 
 __all__ = ["RooflineBenchmark", "chart", "main", "markdown", "run"]
 
-ORIGINAL, PREPARED, INTRA, INTRA_CPU = "original", "prepared, GOP 8", "all-intra", "all-intra, MJPEG"
-# The first as it was downloaded, the others as pipeline.prepare writes them, the last on a machine without a GPU.
-KINDS: dict[str, Options | None] = {
-    ORIGINAL: None,
-    PREPARED: Options("h264", 256, 8),
-    INTRA: Options("h264", 256, 1),
-    INTRA_CPU: Options("mjpeg", 256, 1),
-}
 _RECIPES = ("k400-1pct", "k400-10pct")
 _NUM_GPUS = (1, 8, 64)
-_NUM_VIDEOS = 4
-_NUM_FRAMES = 300  # Kinetics: 10 s
-_NUM_PLANNED = 400
-_BATCH = 8
-_MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,28 +76,14 @@ class RooflineBenchmark:
             raise InputError(f"device {self.device}: torch finds no usable GPU here, take cpu")
 
 
-class Kind(NamedTuple):
-    """Files of one kind, their index, and what clips take from them."""
-
-    index: VideoIndex
-    rows: np.ndarray
-    taken: Taken
-    refusal: str | None
-
-    @property
-    def record(self) -> VideoRecord:
-        """Of the first of its sliceable videos."""
-        return self.index[int(self.rows[0])]
-
-
 def run(benchmark: RooflineBenchmark) -> int:
     """Count, measure, compute, print, keep the result."""
     spec = ClipSpec(clip_len=benchmark.clip_len, size=benchmark.size, eval_size=max(benchmark.size, 256))
-    kinds = {kind: _kind(folder, spec) for kind, folder in _folders(benchmark).items()}
+    kinds = {kind: read_kind(folder, spec) for kind, folder in make_folders(benchmark.clips, benchmark.source).items()}
     step = _count(benchmark, best_precision(torch.device(benchmark.device).type))
     step_16 = _count(benchmark, "bf16")
     with sampled(benchmark.device) as utilization:
-        series = {**_host_costs(kinds, spec, benchmark.repeats), **_rates(benchmark.device, benchmark.repeats)}
+        series = {**host_costs(kinds, spec, benchmark.repeats), **rates(benchmark.device, benchmark.repeats)}
     costs = {name: _clip_cost(kind, name, series, spec) for name, kind in kinds.items()}
     findings = {
         "step": {**asdict(step.cost), "parameter_bytes": step.parameter_bytes, "bf16": asdict(step_16.cost)},
@@ -135,42 +103,6 @@ def run(benchmark: RooflineBenchmark) -> int:
     return 0
 
 
-def _folders(benchmark: RooflineBenchmark) -> dict[str, Path]:
-    """Folder of each kind, with what was missing made."""
-    source = benchmark.source
-    found = find_videos(source) if source else [f"{number}.mp4" for number in range(_NUM_VIDEOS)]
-    if not found:
-        raise InputError(f"no videos in {source}: name a folder of videos, such as UCF-101")
-    root = benchmark.clips / (source.absolute().name if source else "drawn")
-    names = [found[at] for at in np.linspace(0, len(found) - 1, min(_NUM_VIDEOS, len(found))).astype(int)]
-    folders = {kind: root / kind.replace(",", "").replace(" ", "-") for kind in KINDS}
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(track(names, "making clips", console=Console(stderr=True), transient=True)):
-        original = folders[ORIGINAL] / f"{number}{Path(name).suffix}"
-        if not original.exists() and source:
-            original.symlink_to((source / name).absolute())
-        elif not original.exists():
-            write_downloaded(original, drawn_frames(number, _NUM_FRAMES, WIDTH, HEIGHT))
-        for kind, options in KINDS.items():
-            copy = folders[kind] / f"{number}{'.avi' if options and options.codec == 'mjpeg' else '.mp4'}"
-            if options and not copy.exists():
-                unfinished = root / f"unfinished{copy.suffix}"
-                transcode(original, unfinished, options)
-                unfinished.replace(copy)
-    return folders
-
-
-def _kind(folder: Path, spec: ClipSpec) -> Kind:
-    index = VideoIndex.build(folder, num_workers=1, progress=False)
-    rows = np.array([row for row in range(len(index)) if index[row].sliceable], np.int64)
-    if not len(rows):
-        raise InputError(f"no clip can be cut from the videos in {folder}: name others")
-    records = [index[row] for row in rows.tolist()]
-    refusals = [refusal for record in records if (refusal := dali_refusal(record, "cuda"))]
-    return Kind(index, rows, count_frames(records, spec, _NUM_PLANNED), refusals[0] if refusals else None)
-
-
 def _count(benchmark: RooflineBenchmark, precision: Any) -> Counted:
     return count_method(
         "temporal_gradient",
@@ -180,82 +112,6 @@ def _count(benchmark: RooflineBenchmark, precision: Any) -> Counted:
         batch=benchmark.batch,
         precision=precision,
     )
-
-
-def _host_costs(kinds: dict[str, Kind], spec: ClipSpec, repeats: int) -> dict[str, Series]:
-    """CPU milliseconds a clip of what the host does, for each kind, and of the views; all in turns."""
-    work: dict[str, Callable[[], object]] = {}
-    for name, kind in kinds.items():
-        stream = ClipStream(kind.index, kind.rows, spec, seed=0, name="roofline", batch_size=_BATCH)
-        work[f"host, {name}"] = lambda stream=stream: [_cut(stream.index[row], plan) for row, plan in stream.batch(0)]
-        work[f"decode, {name}"] = lambda stream=stream: [_decode(stream, clip) for clip in stream.batch(0)]
-    graph = ClipGraph(GraphSpec(spec.clip_len, tg=True, strong=True, decoder="ffmpeg"), spec.size, _BATCH, "cpu", 1)
-    samples = [graph.read(stream.index[row], plan) for row, plan in stream.batch(0)]
-    work["views"] = lambda: graph(samples)
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for turn in track(range(repeats + 1), "timing", console=Console(stderr=True), transient=True):
-        for name, station in work.items():
-            began = time.process_time()
-            station()
-            if turn:  # the first one warms up
-                times[name].append(1000 * (time.process_time() - began) / _BATCH)
-    return {name: Series("cpu-ms/clip", "lower", tuple(values)) for name, values in times.items()}
-
-
-def _cut(record: VideoRecord, plan: Any) -> None:
-    """What the host does where a GPU decodes."""
-    clip = slice_clip(record, np.concatenate([plan.frames, plan.later]), closed=True)
-    if record.joinable:
-        to_matroska(record, clip)
-    for drawn in (plan.strong_rgb, plan.strong_tg):
-        strong_parameters(drawn, plan.size[0])
-
-
-def _decode(stream: ClipStream, clip: PlannedClip) -> None:
-    plan = clip.plan
-    numbers = np.concatenate([plan.frames, plan.later])
-    decode_clip(stream.index[clip.row], numbers, plan.box, plan.flip, plan.size)
-    for drawn in (plan.strong_rgb, plan.strong_tg):
-        assert drawn is not None
-        strong_parameters(drawn, plan.size[0])
-
-
-def _rates(device: str, repeats: int) -> dict[str, Series]:
-    """Bytes/s of memory, and FLOP/s of a matrix product and of R3D-18's commonest convolution, both passes."""
-    gpu = torch.device(device).type == "cuda"
-    dtype = torch.bfloat16 if gpu else torch.float32
-    source, target = (torch.zeros(64 * _MIB, dtype=torch.uint8, device=device) for _ in range(2))
-    pinned = torch.zeros(64 * _MIB, dtype=torch.uint8, pin_memory=gpu)
-    side = 8192 if gpu else 1024
-    square = torch.ones(side, side, dtype=dtype, device=device)
-    clips = torch.ones(32 if gpu else 2, 64, 8, 28, 28, dtype=dtype, device=device, requires_grad=True)
-    kernel = torch.ones(64, 64, 3, 3, 3, dtype=dtype, device=device, requires_grad=True)
-    clips_last = clips.to(memory_format=torch.channels_last_3d)
-
-    def convolve() -> None:
-        torch.autograd.grad(F.conv3d(clips_last, kernel, padding=1).sum(), (clips, kernel), retain_graph=False)
-
-    measured: dict[str, tuple[str, float, Callable[[], object]]] = {
-        "memory": ("bytes/s", 2.0 * source.numel(), lambda: target.copy_(source)),
-        "matrix product": ("FLOP/s", 2.0 * side**3, lambda: square @ square),
-        "convolution": ("FLOP/s", 6.0 * kernel.numel() * clips.numel() / clips.shape[1], convolve),
-    }
-    if gpu:
-        measured["to the GPU"] = ("bytes/s", source.numel(), lambda: target.copy_(pinned, non_blocking=True))
-    return {
-        name: Series(unit, "higher", tuple(amount / _seconds(work, gpu) for _ in range(repeats)))
-        for name, (unit, amount, work) in measured.items()
-    }
-
-
-def _seconds(work: Callable[[], object], gpu: bool) -> float:
-    wait = torch.cuda.synchronize if gpu else lambda: None
-    work()
-    wait()
-    began = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - began
 
 
 def _clip_cost(kind: Kind, name: str, series: dict[str, Series], spec: ClipSpec) -> ClipCost:
@@ -303,7 +159,7 @@ def _spdl_like(kinds: dict[str, Kind]) -> dict[str, Taken]:
         clip_len=ceilings.PUBLISHED_CLIP_LEN, frame_stride=1, size=ceilings.PUBLISHED_SIZE, eval_size=128, tg_stride=0
     )
     return {
-        name: count_frames([kinds[name].index[row] for row in kinds[name].rows.tolist()], spec, _NUM_PLANNED)
+        name: count_frames([kinds[name].index[row] for row in kinds[name].rows.tolist()], spec, NUM_PLANNED)
         for name in (PREPARED, INTRA)
     }
 

@@ -24,7 +24,8 @@ def test_a_step_counts_all_views_of_both_networks_forward_and_backward() -> None
     # Two floating-point operations for each of the stem's weights that a value sees.
     assert counted.layers["conv1"].flops == 2 * values * 3 * 3 * 7 * 7
     assert counted.layers["conv1"].activation_bytes == 4 * values
-    # Backward twice as much as forward, but for the stem, whose input has no gradient; and some for classifier and head.
+    # Backward twice as much as forward, but for the stem, whose input has no gradient; a little
+    # for classifiers and heads.
     convolutions = 3 * sum(layer.flops for layer in counted.layers.values()) - counted.layers["conv1"].flops
     assert convolutions < counted.cost.flops < 1.05 * convolutions
     assert counted.cost.clips == 2 * BATCH

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import roofline
+from benchmarks import roofline_measure
 from benchmarks.results import Record, read
-from benchmarks.roofline import INTRA, KINDS, ORIGINAL, PREPARED, RooflineBenchmark, chart, markdown, run
+from benchmarks.roofline import RooflineBenchmark, chart, markdown, run
+from benchmarks.roofline_measure import INTRA, KINDS, ORIGINAL, PREPARED
 from pipeline.errors import InputError
 
 
@@ -21,8 +22,8 @@ def record(tmp_path_factory: pytest.TempPathFactory, video: Callable[..., Path])
         source=root / "videos", clips=root / "clips", size=32, width=4, batch=2, repeats=2, results=root / "results"
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(roofline, "_NUM_PLANNED", 20)
-        patch.setattr(roofline, "_MIB", 2**10)
+        patch.setattr(roofline_measure, "NUM_PLANNED", 20)
+        patch.setattr(roofline_measure, "_MIB", 2**10)
         assert run(benchmark) == 0
     return read(root / "results" / "roofline.json")
 
