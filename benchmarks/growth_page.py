@@ -27,6 +27,7 @@ LABELS = {
 LOADER = ("clips/s", "cpu-ms")
 INDEX = ("build, s", "open, ms", "memory, MB", "a record, µs", "an epoch's first batch, ms", "a clip's plan, µs")
 _SPEEDS_UP = ("threads", "batch", "ranks")  # whose point is clips/s, not the CPU time of a clip
+_LOG_FROM = 30  # times the least: what spans more is drawn in logarithms
 
 Measured = Mapping[str, Series]
 
@@ -150,9 +151,10 @@ def _panel(panel: Axes, axis: str, measurement: str, points: Mapping[int, Series
     spread = [(one.median - one.quartiles[0], one.quartiles[1] - one.median) for one in points.values()]
     panel.errorbar(values, medians, np.array(spread).T, marker="o", markersize=4, capsize=3, color="#3b82f6")
     panel.set(title=measurement, xlabel=LABELS[axis], xscale="log")
-    if axis == "videos":
+    if max(medians) > _LOG_FROM * min(medians):
         panel.set(yscale="log")
     else:
-        panel.set(ylim=(0, 1.15 * max(medians)))
+        panel.set(ylim=(0, 1.15 * max(one.quartiles[1] for one in points.values())))
+    if axis != "videos":
         panel.set_xticks(values, [f"{value:,}" for value in values])
         panel.xaxis.set_minor_locator(NullLocator())

@@ -141,7 +141,7 @@ def chart(record: Record, path: Path) -> None:
     with style.context(STYLE):
         figure = Figure(figsize=(11, 4.2))
         left, right = figure.subplots(1, 2)
-        figure.subplots_adjust(0.13, 0.13, 0.98, 0.88, wspace=0.45)
+        figure.subplots_adjust(0.13, 0.12, 0.98, 0.93, wspace=0.45)
         _draw_here(left, record.findings["here"])
         _draw_epochs(right, record.findings["k400"])
         save_png(figure, path)
@@ -171,8 +171,8 @@ def _draw_epochs(axes: Axes, rows: list[Mapping[str, Any]]) -> None:
         bars = axes.barh(places, values, 0.36, label=assumption, color=_COLORS[assumption])
         labels = [f"{value:.2g} min, {hours[name]['binds']}" for name, value in zip(names, values, strict=True)]
         axes.bar_label(bars, labels, fontsize=7, padding=2)
-    axes.set(xlabel="minutes an epoch", title=f"Kinetics-400 on {_CHARTED_GPUS} GPUs, computed")
-    axes.set_xlim(right=axes.get_xlim()[1] * 1.35)
+    axes.set(xscale="log", xlabel="minutes an epoch", title=f"Kinetics-400 on {_CHARTED_GPUS} GPUs, computed")
+    axes.set_xlim(right=axes.get_xlim()[1] * 6)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.legend(fontsize=7)
