@@ -72,7 +72,7 @@ class _Bytes(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         schema = func._schema
         is_view = any(value.alias_info and not value.alias_info.is_write for value in schema.returns)
-        if not is_view and "empty" not in schema.name:
+        if func.namespace == "aten" and not is_view and "empty" not in schema.name:  # others only ask for a device
             tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
             moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
             if func._overloadpacket in flop_registry:

@@ -99,11 +99,11 @@ def _files(findings: Mapping[str, Any]) -> Grid:
             f"{row['frames']:.1f}",
             f"{row['frames_closed']:.1f} ({row['spread'][0]:.0f}–{row['spread'][1]:.0f})",
             f"{row['packet_bytes'] / 1e3:.0f}",
-            "NVDEC" if row["refused_by_nvdec"] is None else "CPUs",
+            row["refused_by_nvdec"] or "yes",
         )
         for files, row in findings["files"].items()
     ]
-    columns = ("files", "by FFmpeg", "by NVDEC (first and last decile)", "kB read", "decoded where there is a GPU by")
+    columns = ("files", "by FFmpeg", "by NVDEC (first and last decile)", "kB read", "decoded on a GPU")
     return Grid("Frames decoded for a clip, counted", columns, tuple(rows))
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.ceilings import PUBLISHED_STEP_S
-from benchmarks.counting import count_frames, count_method, count_published
+from benchmarks.counting import _Bytes, count_frames, count_method, count_published
 from pipeline.plan import ClipSpec, plan_clip
 from pipeline.scanning import scan
 
@@ -34,6 +36,16 @@ def test_a_step_counts_all_views_of_both_networks_forward_and_backward() -> None
     assert counted.cost.other_bytes > 3 * counted.parameter_bytes
 
 
+def test_operations_move_what_they_read_and_write_and_looking_at_a_tensor_moves_nothing() -> None:
+    with FakeTensorMode(), _Bytes() as moved:
+        a, b = torch.empty(10, 6), torch.empty(10, 6)
+        c = (a + b).view(6, 10)
+        assert c.device == a.device
+        assert (moved.of_products, moved.of_others) == (0, 3 * 60 * 4)
+        a @ c
+    assert (moved.of_products, moved.of_others) == (4 * (60 + 60 + 100), 3 * 60 * 4)
+
+
 def test_short_numbers_move_fewer_bytes_and_compute_as_much() -> None:
     single, short = (
         count_method("fixmatch", clip_len=2, size=32, width=4, batch=2, precision=precision).cost
@@ -41,6 +53,7 @@ def test_short_numbers_move_fewer_bytes_and_compute_as_much() -> None:
     )
     assert short.flops == single.flops
     assert 0.45 * single.product_bytes < short.product_bytes < 0.6 * single.product_bytes
+    assert short.other_bytes < single.other_bytes
 
 
 def test_the_published_step_is_that_of_torchvisions_r3d_18() -> None:
