@@ -36,12 +36,12 @@ VALUES: dict[Axis, tuple[int, ...]] = {
     "num_frames": (80, 250, 640, 1280),
     "height": (64, 128, 256, 512),
     "threads": (1, 2, 4),
-    "batch": (2, 4, 8, 16, 32),
+    "batch": (2, 4, 8, 16),
     "ranks": (1, 2),
     "videos": (1_000, 10_000, 100_000, 1_000_000),
 }
 _SHORT = 80  # frames of videos whose resolution varies: the largest take long to draw
-_RANK_BATCH = 16
+_RANK_BATCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class GrowthBenchmark:
 
     only: tuple[Axis, ...] = get_args(Axis)
     """What varies."""
-    seconds: float = 0.8
+    seconds: float = 0.5
     """Length of a loader's turn."""
     repeats: int = 3
     """Turns of each point."""
@@ -116,7 +116,7 @@ def _loader_series(benchmark: GrowthBenchmark) -> Iterator[tuple[str, Series]]:
     try:
         turns = [one for _ in range(benchmark.repeats) for one in settings]
         for one in _shown(turns, "loaders"):
-            warmup = 4 * one.batch  # two batches
+            warmup = 2 * one.batch  # a batch
             speed = candidate.turn(folders[one], one, warmup_clips=warmup, seconds=benchmark.seconds)
             if isinstance(speed, str):
                 raise InputError(f"{one} cannot be measured: {speed}")

@@ -59,7 +59,7 @@ class Setting:
     num_frames: int = 250
     height: int = 128
     threads: int = 1
-    batch: int = 8
+    batch: int = 4
 
 
 def make_videos(root: Path, setting: Setting) -> Path:
