@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -140,9 +141,9 @@ def _draw(axis: str, sentences: list[str], series: Measured, path: Path) -> None
         panels = np.atleast_1d(figure.subplots(rows, min(3, len(shown)))).flat
         for panel, measurement in zip(panels, shown, strict=True):
             _panel(panel, axis, measurement, curve(axis, measurement, series))
-        figure.tight_layout(rect=(0, 0, 1, 0.95 if len(sentences) == 1 else 1))
+        figure.tight_layout(rect=(0, 0, 1, 0.92 if len(sentences) == 1 else 1))
         if len(sentences) == 1:
-            figure.suptitle(sentences[0], fontsize=7)
+            figure.suptitle(fill(sentences[0], 110), fontsize=7)
         save_png(figure, path)
 
 
