@@ -62,7 +62,7 @@ class _Bytes(TorchDispatchMode):
     """Sums what operations read and write, as if nothing were fused and no cache kept anything."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.of_products = 0
         self.of_others = 0
 

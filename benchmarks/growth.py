@@ -11,7 +11,7 @@ machine for a while slows all.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from rich.console import Console
 from rich.progress import track
@@ -86,7 +86,7 @@ def run(benchmark: GrowthBenchmark) -> int:
             series |= _rank_series(benchmark)
         if "videos" in benchmark.only:
             series |= _index_series(benchmark)
-    findings = {axis: finding(axis, series) for axis in VALUES if axis in benchmark.only}
+    findings: dict[str, Any] = {axis: finding(axis, series) for axis in VALUES if axis in benchmark.only}
     console = Console()
     for axis, found in findings.items():
         console.print(grid(axis, series).table())

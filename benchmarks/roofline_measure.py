@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +44,8 @@ _BATCH = 8
 _MIB = 2**20
 
 
-class Kind(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Kind:
     """Files of one kind, their index, and what clips take from them."""
 
     index: VideoIndex
@@ -186,7 +187,10 @@ def rates(device: str, repeats: int) -> dict[str, Series]:
 
 
 def _seconds(work: Callable[[], object], gpu: bool) -> float:
-    wait = torch.cuda.synchronize if gpu else lambda: None
+    def wait() -> None:
+        if gpu:
+            torch.cuda.synchronize()
+
     work()
     wait()
     began = time.perf_counter()
