@@ -19,6 +19,8 @@ COMMANDS = {
     "stages": "what a clip costs from its plan to the optimizer, stage by stage, with a chart",
     "step": "the training step, compiled and not: the ceiling",
     "end-to-end": "training from files to weights, and how close it comes to the slower of loader and step",
+    "roofline": "the most clips per second each stage could do, here and on GPUs that are not here",
+    "growth": "how cost grows with clips, videos, threads, ranks and the size of a data set",
     "soak": "thousands of batches with damaged files: nothing lost, nothing leaked",
     "resume": "a run killed again and again ends with the same bits as one left alone",
     "ablation": "does each part of the method help: the rows of the paper's Table 1, trained",

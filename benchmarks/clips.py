@@ -60,7 +60,7 @@ def make_clips(root: Path, source: Path | None) -> dict[str, Path]:
     ]
     sources = _spread(source) if source and missing else []
     for number in track(missing, "making clips", disable=not missing):
-        frames = _real_frames(sources, number) if source else _drawn_frames(number)
+        frames = _real_frames(sources, number) if source else drawn_frames(number, NUM_FRAMES, WIDTH, HEIGHT)
         for kind, folder in folders.items():
             unfinished = root / f"unfinished{_SUFFIXES[kind]}"
             _write(unfinished, frames, kind)
@@ -110,9 +110,9 @@ def _real_frames(sources: list[Path], number: int) -> np.ndarray:
     raise InputError(f"none of the {len(sources)} videos tried can be read, the last {sources[-1]}")
 
 
-def _drawn_frames(number: int) -> np.ndarray:
-    """(NUM_FRAMES, HEIGHT, WIDTH, 3) uint8: a pan over texture of all scales, with a sensor's noise."""
-    rng = np.random.default_rng(number)
+def drawn_frames(seed: int, num_frames: int, width: int, height: int) -> np.ndarray:
+    """(num_frames, height, width, 3) uint8: a pan over texture of all scales, with a sensor's noise."""
+    rng = np.random.default_rng(seed)
     side = 1024
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
     frequency[0, 0] = 1
@@ -120,10 +120,10 @@ def _drawn_frames(number: int) -> np.ndarray:
     texture = np.fft.irfft2(phases / frequency, s=(side, side))  # the spectrum of natural pictures
     texture = np.moveaxis(128 + 50 * texture / texture.std(axis=(1, 2), keepdims=True), 0, -1)
     angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 2.0)
-    frames = np.empty((NUM_FRAMES, HEIGHT, WIDTH, 3), np.uint8)
+    frames = np.empty((num_frames, height, width, 3), np.uint8)
     for t, frame in enumerate(frames):
-        y = int(speed * t * np.sin(angle)) + np.arange(HEIGHT)
-        x = int(speed * t * np.cos(angle)) + np.arange(WIDTH)
+        y = int(speed * t * np.sin(angle)) + np.arange(height)
+        x = int(speed * t * np.cos(angle)) + np.arange(width)
         view = texture[y[:, None] % side, x[None] % side]
         frame[:] = np.clip(view + rng.normal(0, 3, view.shape), 0, 255)
     return frames
@@ -131,17 +131,18 @@ def _drawn_frames(number: int) -> np.ndarray:
 
 def _write(path: Path, frames: np.ndarray, kind: str) -> None:
     if kind == "h264":
-        _write_downloaded(path, frames)
+        write_downloaded(path, frames)
     else:
         write_video(path, frames, kind, fps=FPS, gop=8)
 
 
-def _write_downloaded(path: Path, frames: np.ndarray) -> None:
-    """H.264 as x264 writes it when it is told nothing, which is how most data sets were made."""
+def write_downloaded(path: Path, frames: np.ndarray) -> None:
+    """Write H.264 as x264 does when it is told nothing, which is how most data sets were made."""
     with av.open(str(path), "w", container_options={"fflags": "bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(FPS), options={"crf": "23", "preset": "medium"})
         assert isinstance(stream, VideoStream)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

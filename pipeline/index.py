@@ -262,6 +262,11 @@ class VideoIndex:
         return _assemble(root, outcomes, tars)
 
     @classmethod
+    def of_records(cls, root: Path, records: Mapping[str, VideoRecord]) -> "VideoIndex":
+        """The index of videos that have been scanned already, by path relative to the root."""
+        return _assemble(root, records, {})
+
+    @classmethod
     def refresh(
         cls,
         path: str | os.PathLike[str],

@@ -90,3 +90,10 @@ def test_large_index_loads_within_a_second_and_stays_small(large_index: Path) ->
     assert found["resident_mb"] < 200
     assert found["resident_at_end_mb"] < 200
     assert found["record_us"] < 100
+
+
+def test_an_index_of_known_records_is_that_of_the_scan(small_index: VideoIndex, tmp_path: Path) -> None:
+    records = {path: small_index[row] for row, path in reversed(list(enumerate(small_index.paths)))}
+    VideoIndex.of_records(small_index.root, records).save(tmp_path / "of_records")
+    small_index.save(tmp_path / "scanned")
+    assert (tmp_path / "of_records").read_bytes() == (tmp_path / "scanned").read_bytes()
