@@ -159,7 +159,7 @@ def differences(old: Record, new: Record) -> Iterator[tuple[str, str, Any, Any]]
 
 _WARNINGS = {
     "hardware": "other hardware: this compares machines, not code",
-    "settings": "other settings: not the same was measured",
+    "settings": "other settings: perhaps not the same was measured",
 }
 
 
