@@ -34,7 +34,7 @@ from pipeline.errors import InputError
 ROOT = Path(__file__).parents[1]
 SECTIONS = {
     "peers": "peers_table",
-    "step": "step",
+    "step": "step_table",
     "source": "source",
     "soak": "soak",
     "ablation_motions": "ablation_table",

@@ -25,8 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks import results
-from benchmarks.results import RESULTS, Record, finish
-from benchmarks.tables import markdown_table, with_quartiles
+from benchmarks.results import RESULTS, finish
 from model import R3D18
 from pipeline.batch import ClipBatch, Views
 from pipeline.errors import InputError
@@ -259,30 +258,6 @@ def run(benchmark: StepBenchmark) -> int:
     console.print(table)
     finish("step", benchmark, benchmark.results, findings={"forms": forms, "threads": torch.get_num_threads()})
     return 0
-
-
-def markdown(record: Record) -> str:
-    """The forms of a step, for a document."""
-    done, forms = record.settings, record.findings["forms"]
-    caption = (
-        f"A step of `{done['method']}` on {done['batch_labeled']} labeled and as many unlabeled clips of "
-        f"{done['clip_len']}×{done['size']}×{done['size']}, {record.findings['threads']} threads, medians of "
-        f"{done['repeats']} rounds in turns, in brackets quartiles; ratios are of the same round."
-    )
-    rows = [
-        (
-            name,
-            _bracketed(row, "step_ms", ",.0f"),
-            _bracketed(row, "times_faster", ".2f"),
-            f"{row['first_steps_s']:.0f}",
-        )
-        for name, row in forms.items()
-    ]
-    return "\n\n".join([caption, markdown_table(("form", "ms", "times faster", "first two steps, s"), rows)])
-
-
-def _bracketed(row: dict[str, float], column: str, form: str) -> str:
-    return with_quartiles(row[column], (row[f"{column}_q1"], row[f"{column}_q3"]), form)
 
 
 _COLUMNS: dict[str, str] = {"step_ms": ".0f", "times_faster": ".2f", "cpu_ms": ".0f", "times_less_cpu": ".2f"}
