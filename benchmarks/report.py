@@ -37,6 +37,7 @@ SECTIONS = {
     "step": "step_table",
     "source": "source",
     "soak": "soak",
+    "resume": "resume",
     "ablation_motions": "ablation_table",
     "ablation_real": "ablation_table",
 }

@@ -33,6 +33,7 @@ from rich.table import Table
 
 from benchmarks import results
 from benchmarks.results import RESULTS, Record, finish
+from benchmarks.tables import markdown_checks
 from pipeline.background import READER
 from pipeline.batch import ClipBatch, Needs
 from pipeline.datasets import DataSplit
@@ -366,9 +367,7 @@ def markdown(record: Record) -> str:
         f"second; {len(found['quarantine'])} videos were found bad and left out, {found['num_reader_deaths']} reading "
         "threads died:"
     )
-    return "\n".join(
-        [caption, "", *(f"- {name}: {'yes' if holds else '**NO**'}" for name, holds in found["checks"].items())]
-    )
+    return f"{caption}\n\n{markdown_checks(found['checks'])}"
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""How measurements are put into documents: Markdown tables, medians with their quartiles, ratios turn by turn."""
+"""How results are put into documents: Markdown tables and lists, medians with their quartiles, ratios turn by turn."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.results import Series
 
@@ -9,6 +9,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table whose first column is text and whose others are numbers."""
     lines = [header, ("---", *["---:"] * (len(header) - 1)), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown_checks(checks: Mapping[str, bool]) -> str:
+    """A list of what was checked, and whether it holds."""
+    return "\n".join(f"- {name}: {'yes' if holds else '**NO**'}" for name, holds in checks.items())
 
 
 def spread(series: Series, form: str = ".1f") -> str:
