@@ -1,4 +1,4 @@
-"""``python -m benchmarks COMMAND``: one command for each question; each ends with a line of JSON.
+"""``python -m benchmarks COMMAND``: one command for each question; each that measures ends with a line of JSON.
 
 Exit status: 0 measured, 1 a check failed, 2 wrong input, 3 there is no GPU to check.
 """
@@ -24,6 +24,8 @@ COMMANDS = {
     "soak": "thousands of batches with damaged files: nothing lost, nothing leaked",
     "resume": "a run killed again and again ends with the same bits as one left alone",
     "ablation": "does each part of the method help: the rows of the paper's Table 1, trained",
+    "compare": "what changed from one result to another, and is it more than noise",
+    "report": "tables and charts of the documents, drawn from the results",
     "gpu-check": "everything that only a GPU can show",
 }
 

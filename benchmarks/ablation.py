@@ -6,7 +6,6 @@ decides which videos are labelled (in a folder also which validate), the clips a
 compared seed by seed.
 
     python -m benchmarks ablation --data motions --seeds 3
-    python -m benchmarks ablation --table benchmarks/results/ablation_motions.json
 
 What is finished is not trained again, and what was cut off goes on: the same command, started anew, loses nothing but
 the steps since the last checkpoint.
@@ -31,7 +30,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import results
-from benchmarks.ablation_table import ROWS, markdown, rich_table, summarize
+from benchmarks.ablation_table import ROWS, rich_table, summarize
 from benchmarks.results import RESULTS, finish
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex
@@ -69,8 +68,6 @@ class Ablation:
     """File for the result; None writes ablation_motions.json or ablation_real.json among the other results."""
     runs: Path = Path("runs/ablation")
     """Folder of the runs and their logs."""
-    table: Path | None = None
-    """Train nothing: print the table of this file as Markdown."""
 
     def __post_init__(self) -> None:
         if self.data != MOTIONS and not Path(self.data).is_dir():
@@ -125,9 +122,6 @@ def run(ablation: Ablation) -> int:
     """
     console = Console(soft_wrap=True)
     console.width = max(console.width, 120)  # the table is not for folding, in a log file either
-    if ablation.table is not None:
-        console.print(markdown(results.read(ablation.table).findings), markup=False, highlight=False)
-        return 0
     ended, failed = [], []
     runs = runs_of(ablation)
     for number, one in enumerate(runs, 1):

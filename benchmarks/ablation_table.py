@@ -9,6 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks.results import Record
+from benchmarks.tables import markdown_table
+
 
 @dataclass(frozen=True)
 class Row:
@@ -95,10 +98,9 @@ def _plus_minus(spread: dict[str, float | None], sign: str = "") -> str:
     return f"{mean:{sign}.1f}" if std is None else f"{mean:{sign}.1f} ± {std:.1f}"
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(record: Record) -> str:
     """The table for a document."""
-    lines = [HEADER, ("---", *["---:"] * (len(HEADER) - 1)), *cells(result)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(HEADER, cells(record.findings))
 
 
 def rich_table(result: dict[str, Any]) -> Table:

@@ -27,6 +27,7 @@ from rich.console import Console
 
 from benchmarks import results
 from benchmarks.results import RESULTS, finish
+from benchmarks.tables import markdown_checks
 from pipeline.errors import InputError
 from train.checkpoint import BEST, LAST, load
 from train.metrics import CLOCKED, METRICS_FILE, Record, read_metrics
@@ -266,6 +267,17 @@ def run(options: Resume) -> int:
         console.print(f"{'yes' if holds else 'NO '}  {check}")
     finish("resume", options, options.results, findings={"checks": checks, **result})
     return 0 if all(checks.values()) else 1
+
+
+def markdown(record: results.Record) -> str:
+    """What was borne, for a document."""
+    found = record.findings
+    hits = ", ".join(f"{number} while {what}" for what, number in found["hits"].items())
+    caption = (
+        f"A run of {found['num_steps']} steps killed {found['num_kills']} times ({hits}), "
+        f"{found['num_steps_replayed']} steps taken twice, beside one left alone:"
+    )
+    return f"{caption}\n\n{markdown_checks(found['checks'])}"
 
 
 def main() -> None:

@@ -32,7 +32,8 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import results
-from benchmarks.results import RESULTS, finish
+from benchmarks.results import RESULTS, Record, finish
+from benchmarks.tables import markdown_checks
 from pipeline.background import READER
 from pipeline.batch import ClipBatch, Needs
 from pipeline.datasets import DataSplit
@@ -356,6 +357,17 @@ def run(soak: Soak) -> int:
     _print(result, checks, victims)
     finish("soak", soak, soak.results, findings={"checks": checks, **result})
     return 0 if all(checks.values()) else 1
+
+
+def markdown(record: Record) -> str:
+    """What was borne, for a document."""
+    found = record.findings
+    caption = (
+        f"{found['num_delivered']:,} batches of {record.settings['num_videos']} videos, {found['batches_per_s']:.0f} a "
+        f"second; {len(found['quarantine'])} videos were found bad and left out, {found['num_reader_deaths']} reading "
+        "threads died:"
+    )
+    return f"{caption}\n\n{markdown_checks(found['checks'])}"
 
 
 def main() -> None:
