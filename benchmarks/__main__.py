@@ -14,6 +14,8 @@ COMMANDS = {
     "source": "clips per second of planning and slicing alone, without decoding",
     "stations": "CPU time of a clip, station by station",
     "step": "the training step, compiled and not",
+    "reference-step": "our training step beside the paper's, from the same batch on",
+    "decode-to-loss": "whole training, from files to steps, beside the paper's way",
     "soak": "thousands of batches with damaged files: nothing lost, nothing leaked",
     "resume": "a run killed again and again ends with the same bits as one left alone",
     "ablation": "does each part of the method help: the rows of the paper's Table 1, trained",
@@ -30,7 +32,7 @@ def main() -> None:
         import_module(_module(asked)).main()
         return
     asked_for_help = asked in ("-h", "--help")
-    lines = [f"  {name:<12}{question}" for name, question in known.items()]
+    lines = [f"  {name:<16}{question}" for name, question in known.items()]
     usage = "\n".join(["usage: python -m benchmarks COMMAND [--help]", "", *lines])
     print(usage, file=sys.stdout if asked_for_help else sys.stderr)
     sys.exit(0 if asked_for_help else 2)
