@@ -194,9 +194,11 @@ def take_steps(side: str, benchmark: DecodeToLossBenchmark, index_path: Path) ->
     batches: Generator[Any]
     step: Callable[[Any], object]
     if side == REFERENCE:
-        batches, step = _reference_batches(benchmark, index), _reference_step(benchmark.width).step
+        batches = _reference_batches(benchmark, index)
+        step = _reference_step(benchmark.width).step
     else:
-        batches, step = _our_batches(benchmark, index), _our_step(benchmark.width, benchmark.compiled)
+        batches = _our_batches(benchmark, index)
+        step = _our_step(benchmark.width, benchmark.compiled)
     with closing(batches):
         while True:
             begun = time.perf_counter()

@@ -6,7 +6,7 @@ beforehand, outside the timed part, so that every loader does the same work and 
 A loader is a function ``batches(samples, batch_size)`` that yields endless batches, a :data:`Batch` each.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -154,7 +154,7 @@ class _Clips(Dataset[tuple[Tensor, ...]]):
         return self.load(self.samples[number])
 
 
-def worker_batches(samples: list[Sample], load: Callable[[Sample], Batch], batch_size: int) -> Iterator[Batch]:
+def worker_batches(samples: list[Sample], load: Callable[[Sample], Batch], batch_size: int) -> Generator[Batch]:
     """Batches from torch's DataLoader with worker processes.
 
     Args:

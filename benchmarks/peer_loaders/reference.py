@@ -9,7 +9,7 @@ out where loaders are compared, and done where whole steps are.
 import builtins
 import copy
 import io
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import cv2
@@ -38,7 +38,7 @@ import imgaug.augmenters as iaa  # noqa: E402
 Images = list[np.ndarray]
 
 
-def batches(samples: list[Sample], batch_size: int = BATCH_SIZE, *, normalized: bool = False) -> Iterator[Batch]:
+def batches(samples: list[Sample], batch_size: int = BATCH_SIZE, *, normalized: bool = False) -> Generator[Batch]:
     """See :mod:`benchmarks.peer_loaders.common`; the tensors are (B, T, H, W, 3), or normalised (B, 3, T, H, W)."""
     cv2.setNumThreads(0)
     augment_rgb, augment_tg = _rand_augment(), _rand_augment()
