@@ -21,6 +21,8 @@ COMMANDS = {
     "end-to-end": "training from files to weights, and how close it comes to the slower of loader and step",
     "roofline": "the most clips per second each stage could do, here and on GPUs that are not here",
     "growth": "how cost grows with clips, videos, threads, ranks and the size of a data set",
+    "reference-step": "our training step beside the paper's, from the same batch on",
+    "decode-to-loss": "whole training, from files to steps, beside the paper's way",
     "soak": "thousands of batches with damaged files: nothing lost, nothing leaked",
     "resume": "a run killed again and again ends with the same bits as one left alone",
     "ablation": "does each part of the method help: the rows of the paper's Table 1, trained",
@@ -39,7 +41,7 @@ def main() -> None:
         import_module(_module(asked)).main()
         return
     asked_for_help = asked in ("-h", "--help")
-    lines = [f"  {name:<12}{question}" for name, question in known.items()]
+    lines = [f"  {name:<16}{question}" for name, question in known.items()]
     usage = "\n".join(["usage: python -m benchmarks COMMAND [--help]", "", *lines])
     print(usage, file=sys.stdout if asked_for_help else sys.stderr)
     sys.exit(0 if asked_for_help else 2)

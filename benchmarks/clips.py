@@ -1,8 +1,9 @@
-"""The 24 clips every comparison reads: the same 250 frames of 340x256, in three kinds of files.
+"""The 24 clips every comparison reads: the same 250 frames of 340x256, in four kinds of files.
 
-    h264:   as data sets are downloaded: x264's defaults (B-frames, crf 23, keyframes at cuts and every 250 frames)
-    mjpeg:  prepared for CPUs: every frame a keyframe, quantiser 3
-    vp8:    prepared for CPUs, small: a keyframe every 8 frames
+    h264:           as data sets are downloaded: x264's defaults (B-frames, crf 23, keyframes at cuts and every 250)
+    prepared_h264:  as :mod:`pipeline.prepare` writes H.264: a keyframe every 8 frames, no B-frames, quick to decode
+    mjpeg:          prepared for CPUs: every frame a keyframe, quantiser 3
+    vp8:            prepared for CPUs, small: a keyframe every 8 frames
 
 They are made from a folder of real videos, evenly spread over its files, each stretched to 250 frames by playing it
 forward and backward.  Without such a folder they are drawn: a pan over noisy texture, which costs about as many bits.
@@ -20,17 +21,22 @@ import numpy as np
 from av.video.stream import VideoStream
 from rich.progress import track
 
-from pipeline.encode import write_video
+from pipeline.encode import video_writer
 from pipeline.errors import InputError
 from pipeline.files import find_videos
+from pipeline.transcode import CODECS
 
-KINDS = ("h264", "mjpeg", "vp8")
+ORIGINAL = "h264"
+PREPARED = {"prepared_h264": "h264", "mjpeg": "mjpeg", "vp8": "vp8"}
+"""Kinds that :mod:`pipeline.prepare` writes, and the codec it is asked for."""
+KINDS = (ORIGINAL, *PREPARED)
 NUM_CLIPS = 24
 NUM_FRAMES = 250
 WIDTH, HEIGHT = 340, 256
 FPS = 25
+GOP = 8
 
-_SUFFIXES = {"h264": ".mp4", "mjpeg": ".avi", "vp8": ".webm"}
+_SUFFIXES = {ORIGINAL: ".mp4", **{kind: CODECS[codec].suffix for kind, codec in PREPARED.items()}}
 _NOTE = "clips.json"
 _SYNTHETIC = "synthetic"
 
@@ -48,23 +54,26 @@ def make_clips(root: Path, source: Path | None) -> dict[str, Path]:
     Raises:
         InputError: the folder holds another set, or there is no readable video in ``source``.
     """
-    note = {"source": str(source.absolute()) if source else _SYNTHETIC}
+    note = {"source": str(source.resolve()) if source else _SYNTHETIC}
     folders = {kind: root / kind for kind in KINDS}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     _check_note(root / _NOTE, note)
-    missing = [
-        number
+    files = {
+        (number, kind): folder / f"{number:02}{_SUFFIXES[kind]}"
         for number in range(NUM_CLIPS)
-        if not all((folder / f"{number:02}{_SUFFIXES[kind]}").exists() for kind, folder in folders.items())
-    ]
+        for kind, folder in folders.items()
+    }
+    missing = {at: path for at, path in files.items() if not path.exists()}
     sources = _spread(source) if source and missing else []
-    for number in track(missing, "making clips", disable=not missing):
+    numbers = dict.fromkeys(number for number, _ in missing)
+    for number in track(numbers, "making clips", disable=not missing):
         frames = _real_frames(sources, number) if source else drawn_frames(number, NUM_FRAMES, WIDTH, HEIGHT)
-        for kind, folder in folders.items():
-            unfinished = root / f"unfinished{_SUFFIXES[kind]}"
-            _write(unfinished, frames, kind)
-            os.replace(unfinished, folder / f"{number:02}{_SUFFIXES[kind]}")
+        for kind in KINDS:
+            if (number, kind) in missing:
+                unfinished = root / f"unfinished{_SUFFIXES[kind]}"
+                _write(unfinished, frames, kind)
+                os.replace(unfinished, missing[number, kind])
     return folders
 
 
@@ -130,10 +139,12 @@ def drawn_frames(seed: int, num_frames: int, width: int, height: int) -> np.ndar
 
 
 def _write(path: Path, frames: np.ndarray, kind: str) -> None:
-    if kind == "h264":
+    if kind == ORIGINAL:
         write_downloaded(path, frames)
-    else:
-        write_video(path, frames, kind, fps=FPS, gop=8)
+        return
+    with video_writer(path, CODECS[PREPARED[kind]], (WIDTH, HEIGHT), rate=Fraction(FPS), gop=GOP) as write:
+        for frame in frames:
+            write(av.VideoFrame.from_ndarray(frame, format="rgb24"))
 
 
 def write_downloaded(path: Path, frames: np.ndarray) -> None:

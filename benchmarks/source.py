@@ -44,7 +44,7 @@ class SourceBenchmark:
     source: Annotated[Path | None, tyro.conf.Positional] = None
     """Folder of real videos that the clips are made from; without one they are drawn."""
     clips: Path = Path("data/benchmark-clips")
-    """Where the clips are kept: 24 in three kinds of files, made once."""
+    """Where the clips are kept: 24 in four kinds of files, made once."""
     seconds: float = 2.0
     """Length of each of the rounds."""
     results: Path = RESULTS

@@ -19,26 +19,40 @@ from pipeline.errors import InputError
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
+class Made(NamedTuple):
+    """What a candidate has made since it last said so.
+
+    Attributes:
+        clips: how many.
+        waited_s: wall seconds of that in which it waited for data.
+    """
+
+    clips: int
+    waited_s: float = 0.0
+
+
 class Speed(NamedTuple):
     """What was measured in one turn.
 
     Attributes:
         clips_per_s: of wall time.
         cpu_ms_per_clip: of the process and all below it.
+        data_wait_ms_per_clip: of wall time, where the candidate tells.
     """
 
     clips_per_s: float
     cpu_ms_per_clip: float
+    data_wait_ms_per_clip: float = 0.0
 
 
 class Candidate:
-    """A function that yields numbers of clips as it makes them, run in turns in a process of its own.
+    """A function that yields what it makes as it makes it, run in turns in a process of its own.
 
     Args:
-        make: ``make(*arguments)`` is an iterator over clips made; a new one is begun for each turn.  Importable.
+        make: ``make(*arguments)`` is an iterator over :class:`Made`; a new one is begun for each turn.  Importable.
     """
 
-    def __init__(self, make: Callable[..., Iterator[int]]) -> None:
+    def __init__(self, make: Callable[..., Iterator[Made]]) -> None:
         self._make = make
         self._start()
 
@@ -78,7 +92,7 @@ class Candidate:
         self._process.join()
 
 
-def _serve(connection: Connection, make: Callable[..., Iterator[int]]) -> None:
+def _serve(connection: Connection, make: Callable[..., Iterator[Made]]) -> None:
     with suppress(EOFError):  # whoever asked is gone
         while (turn := connection.recv()) is not None:
             arguments, warmup_clips, seconds = turn
@@ -90,26 +104,44 @@ def _serve(connection: Connection, make: Callable[..., Iterator[int]]) -> None:
                 connection.send(f"{type(error).__name__}: {error}{place}")
 
 
-def _measure(clips: Iterator[int], warmup_clips: int, seconds: float) -> Speed:
+def _measure(clips: Iterator[Made], warmup_clips: int, seconds: float) -> Speed:
     """The clock starts and stops where a batch arrives, so that what is made ahead at either end evens out."""
     try:
         made = 0
         while made < warmup_clips:
-            made += next(clips)
-        made, cpu, wall = 0, cpu_s(), time.perf_counter()
+            made += next(clips).clips
+        made, waited, cpu, wall = 0, 0.0, cpu_s(), time.perf_counter()
         while not made or time.perf_counter() - wall < seconds:
-            made += next(clips)
+            clips_made, waited_s = next(clips)
+            made, waited = made + clips_made, waited + waited_s
         wall, cpu = time.perf_counter() - wall, cpu_s() - cpu
     finally:
         close = getattr(clips, "close", None)
         if close:
             close()
-    return Speed(made / wall, 1000 * cpu / made)
+    return Speed(made / wall, 1000 * cpu / made, 1000 * waited / made)
 
 
 def cpu_s() -> float:
     """CPU seconds so far of this process and its living descendants, such as a DataLoader's workers."""
-    used: dict[int, int] = {}
+    return read_tree().cpu_s
+
+
+class Tree(NamedTuple):
+    """What a process and its living descendants take.
+
+    Attributes:
+        cpu_s: CPU seconds so far.
+        memory_gib: resident; what they share counts for each.
+    """
+
+    cpu_s: float
+    memory_gib: float
+
+
+def read_tree() -> Tree:
+    """Read it of this process."""
+    used: dict[int, tuple[int, int]] = {}
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -117,11 +149,12 @@ def cpu_s() -> float:
         except OSError:  # it has ended meanwhile
             continue
         pid = int(stat.parent.name)
-        used[pid] = int(fields[11]) + int(fields[12])
+        used[pid] = int(fields[11]) + int(fields[12]), int(fields[21])
         children.setdefault(int(fields[1]), []).append(pid)
-    total, todo = 0, [os.getpid()]
+    ticks, pages, todo = 0, 0, [os.getpid()]
     while todo:
         pid = todo.pop()
-        total += used.get(pid, 0)
+        own_ticks, own_pages = used.get(pid, (0, 0))
+        ticks, pages = ticks + own_ticks, pages + own_pages
         todo += children.get(pid, [])
-    return total / _TICKS_PER_S
+    return Tree(ticks / _TICKS_PER_S, pages * os.sysconf("SC_PAGE_SIZE") / 2**30)

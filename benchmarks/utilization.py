@@ -7,12 +7,14 @@ Promises the same names and units with and without a GPU; what the machine canno
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from benchmarks.results import Better, Series
+from benchmarks.turns import read_tree
 from train.hardware import HardwareMonitor
 
 _UNITS: dict[str, tuple[str, Better]] = {
@@ -26,12 +28,15 @@ _UNITS: dict[str, tuple[str, Better]] = {
 
 
 @contextmanager
-def sampled(device: torch.device | str = "cpu", every_s: float = 0.5) -> Iterator[dict[str, Series]]:
+def sampled(
+    device: torch.device | str = "cpu", every_s: float = 0.5, *, children: bool = False
+) -> Iterator[dict[str, Series]]:
     """Sample in a thread of its own while the block runs.
 
     Args:
         device: that computes.
         every_s: seconds between two samples; a block that is shorter is sampled once, at its end.
+        children: CPU and memory of the processes below this one too; those that end meanwhile take no CPU.
 
     Yields:
         A dictionary that is filled when the block ends: a series for each number of
@@ -43,10 +48,16 @@ def sampled(device: torch.device | str = "cpu", every_s: float = 0.5) -> Iterato
 
     def sample() -> None:
         ended = False
+        tree, then = read_tree(), time.perf_counter()
         while not ended:
             ended = over.wait(every_s)
-            samples.append(monitor.sample())
+            found = monitor.sample()
             monitor.restart()  # the CPU's share is of the time since the last sample
+            if children:
+                before, tree, began, then = tree, read_tree(), then, time.perf_counter()
+                cpu_pct = 100 * max(0.0, tree.cpu_s - before.cpu_s) / (then - began)
+                found |= {"cpu_pct": cpu_pct, "memory_gib": tree.memory_gib}
+            samples.append(found)
 
     thread = threading.Thread(target=sample, name="utilization", daemon=True)
     utilization: dict[str, Series] = {}

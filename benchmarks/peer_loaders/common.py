@@ -3,10 +3,11 @@
 The task: of each sample, which frames, crop, flip and strong operations.  All are drawn by :mod:`pipeline.plan`
 beforehand, outside the timed part, so that every loader does the same work and pays nothing for drawing.
 
-A loader is a function ``batches(samples)`` that yields endless batches of BATCH_SIZE samples, a :data:`Batch` each.
+A loader is a function ``batches(samples, batch_size)`` that yields endless batches, a :data:`Batch` each.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -34,8 +35,8 @@ NUM_WORKERS = 2
 CLIP_LEN = 8
 SIZE = 224
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Weak RGB, weak TG, strong RGB, strong TG: (BATCH_SIZE, CLIP_LEN, ...) uint8."""
+Batch = tuple[Tensor, ...]
+"""Weak RGB, weak TG, strong RGB, strong TG: (B, CLIP_LEN, ...) uint8; of labeled clips only the first two."""
 
 
 class Sample(NamedTuple):
@@ -57,15 +58,20 @@ class Sample(NamedTuple):
         return [*self.plan.frames.tolist(), *self.plan.later.tolist()]
 
 
-def draw_samples(index: VideoIndex, num_samples: int) -> list[Sample]:
-    """Samples in the order a training would draw them."""
-    spec = ClipSpec(clip_len=CLIP_LEN, frame_stride=8, size=SIZE)
+def draw_samples(index: VideoIndex, num_samples: int, size: int = SIZE) -> list[Sample]:
+    """Samples in the order a training would draw them, with ``size`` pixels of height and width."""
+    spec = ClipSpec(clip_len=CLIP_LEN, frame_stride=8, size=size)
     samples = []
     for position in range(num_samples):
         epoch, place = divmod(position, len(index))
         record = index[int(epoch_order(0, epoch, len(index))[place])]
         samples.append(Sample(record.path, record.fps, plan_clip(record, spec, 0, epoch, place)))
     return samples
+
+
+def without_strong(samples: list[Sample]) -> list[Sample]:
+    """The same clips as labeled ones: in their weak views only."""
+    return [sample._replace(plan=replace(sample.plan, strong_rgb=None, strong_tg=None)) for sample in samples]
 
 
 def crop(frames: Tensor, plan: ClipPlan) -> Tensor:
@@ -75,20 +81,21 @@ def crop(frames: Tensor, plan: ClipPlan) -> Tensor:
         frames: (N, 3, H, W) uint8; fastest where the memory is (N, H, W, 3), as decoders deliver.
     """
     x, y, width, height = plan.box
-    cropped: Tensor = F.resized_crop(frames, y, x, height, width, [SIZE, SIZE])
+    cropped: Tensor = F.resized_crop(frames, y, x, height, width, list(plan.size[::-1]))
     flipped: Tensor = F.horizontal_flip(cropped) if plan.flip else cropped
     return flipped
 
 
-def views(frames: Tensor, plan: ClipPlan) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All four views of a clip.
+def views(frames: Tensor, plan: ClipPlan) -> tuple[Tensor, ...]:
+    """All four views of a clip, or the weak ones where no strong ones are planned.
 
     Args:
-        frames: (2 * CLIP_LEN, 3, SIZE, SIZE) uint8, cropped: the clip, then the partners.
+        frames: (2 * CLIP_LEN, 3, H, W) uint8, cropped: the clip, then the partners.
     """
     rgb, later = frames[:CLIP_LEN], frames[CLIP_LEN:]
     tg = ((rgb.to(torch.int16) - later + 255) >> 1).to(torch.uint8)
-    assert plan.strong_rgb is not None and plan.strong_tg is not None
+    if plan.strong_rgb is None or plan.strong_tg is None:
+        return rgb, tg
     return rgb, tg, _strong(rgb, plan.strong_rgb), _strong(tg, plan.strong_tg)
 
 
@@ -100,20 +107,21 @@ def _strong(clip: Tensor, plan: StrongPlan) -> Tensor:
 
 def _apply(clip: Tensor, op: str, sign: int, plan: StrongPlan) -> Tensor:
     """One operation, by the fastest of torchvision's ways to do it."""
+    size = clip.shape[-1]
     if op == "cutout":
-        side = cutout_side(SIZE)
-        y, x = (round(at * SIZE - side / 2) for at in plan.cutout)
-        top, left, bottom, right = max(0, y), max(0, x), min(SIZE, y + side), min(SIZE, x + side)
+        side = cutout_side(size)
+        y, x = (round(at * size - side / 2) for at in plan.cutout)
+        top, left, bottom, right = max(0, y), max(0, x), min(size, y + side), min(size, x + side)
         grey = torch.tensor(CUTOUT_FILL, dtype=torch.uint8)
         erased: Tensor = F.erase(clip, top, left, bottom - top, right - left, grey)
         return erased
-    shift = sign * round(TRANSLATE * SIZE)
+    shift = sign * round(TRANSLATE * size)
     operations: dict[str, Callable[[Tensor], Tensor]] = {
         "shear_x": lambda clip: _affine(clip, shear=[-sign * SHEAR_DEGREES, 0.0]),
         "shear_y": lambda clip: _affine(clip, shear=[0.0, -sign * SHEAR_DEGREES]),
         # A crop that reaches beyond the frame is padded with zeros: 0.2 ms against 11 for a nearest-neighbour warp.
-        "translate_x": lambda clip: F.crop(clip, 0, -shift, SIZE, SIZE),
-        "translate_y": lambda clip: F.crop(clip, -shift, 0, SIZE, SIZE),
+        "translate_x": lambda clip: F.crop(clip, 0, -shift, size, size),
+        "translate_y": lambda clip: F.crop(clip, -shift, 0, size, size),
         "rotate": lambda clip: _affine(clip, angle=sign * ROTATE_DEGREES),
         "posterize": lambda clip: F.posterize(clip, POSTERIZE_BITS),
         "solarize": lambda clip: F.solarize(clip, SOLARIZE_THRESHOLD),
@@ -146,16 +154,17 @@ class _Clips(Dataset[tuple[Tensor, ...]]):
         return self.load(self.samples[number])
 
 
-def worker_batches(samples: list[Sample], load: Callable[[Sample], tuple[Tensor, ...]]) -> Iterator[Batch]:
+def worker_batches(samples: list[Sample], load: Callable[[Sample], Batch], batch_size: int) -> Generator[Batch]:
     """Batches from torch's DataLoader with worker processes.
 
     Args:
         samples: in the order they are to come, again from the first after the last.
-        load: makes the four views of one sample, in a worker.
+        load: makes the views of one sample, in a worker.
+        batch_size: samples in a batch.
     """
     loader = DataLoader(
         _Clips(samples, load),
-        BATCH_SIZE,
+        batch_size,
         num_workers=NUM_WORKERS,
         multiprocessing_context="fork",
         worker_init_fn=_one_thread,

@@ -19,23 +19,27 @@ from pipeline.plan import ClipSpec
 UNLABELED = 16
 
 
-def batches(index: VideoIndex) -> Iterator[Batch]:
-    """Endless batches of the unlabeled clips; the tensors are (UNLABELED, T, H, W, 3)."""
+def clip_loader(index: VideoIndex, size: int, batch_labeled: int, batch_unlabeled: int) -> ClipLoader:
+    """The loader, with every video labeled and unlabeled at once."""
     rows = np.arange(len(index))
     split = DataSplit(
         class_names=("clip",), labels=np.zeros(len(index), np.int64), labeled=rows, unlabeled=rows, val=rows[:0]
     )
-    loader = ClipLoader(
+    return ClipLoader(
         index,
         split,
         Needs(tg=True, unlabeled=True, strong=True),
-        ClipSpec(clip_len=CLIP_LEN, frame_stride=8, size=SIZE),
-        batch_labeled=1,
-        batch_unlabeled=UNLABELED,
+        ClipSpec(clip_len=CLIP_LEN, frame_stride=8, size=size),
+        batch_labeled=batch_labeled,
+        batch_unlabeled=batch_unlabeled,
         seed=0,
         num_threads=NUM_WORKERS,
     )
-    with loader:
+
+
+def batches(index: VideoIndex) -> Iterator[Batch]:
+    """Endless batches of the unlabeled clips; the tensors are (UNLABELED, T, H, W, 3)."""
+    with clip_loader(index, SIZE, 1, UNLABELED) as loader:
         for batch in loader:
             assert batch.weak is not None and batch.strong is not None
             assert batch.weak.tg is not None and batch.strong.tg is not None

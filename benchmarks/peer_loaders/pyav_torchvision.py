@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peer_loaders.common import Batch, Sample, crop, views, worker_batches
+from benchmarks.peer_loaders.common import BATCH_SIZE, Batch, Sample, crop, views, worker_batches
 
 
-def batches(samples: list[Sample]) -> Iterator[Batch]:
+def batches(samples: list[Sample], batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
     """See :mod:`benchmarks.peer_loaders.common`; the tensors are (B, T, 3, H, W)."""
-    return worker_batches(samples, _load)
+    return worker_batches(samples, _load, batch_size)
 
 
-def _load(sample: Sample) -> tuple[Tensor, ...]:
+def _load(sample: Sample) -> Batch:
     return views(crop(_decode(sample), sample.plan), sample.plan)
 
 

@@ -2,13 +2,14 @@
 
 Follows what its pipeline for videos does: the file is read whole, the frames and their partners are fetched by two
 calls, the gradient is taken in float32 at full size, each image is resized by itself, and the strong views are made of
-a copy.  Kinder than it in one thing: its workers then turn all into normalised float32, as no other loader does here.
+a copy.  Its workers then turn all into normalised float32 for the network; no other loader here does, so that is left
+out where loaders are compared, and done where whole steps are.
 """
 
 import builtins
 import copy
 import io
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import cv2
@@ -17,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peer_loaders.common import CLIP_LEN, SIZE, Batch, Sample, worker_batches
+from benchmarks.peer_loaders.common import BATCH_SIZE, CLIP_LEN, Batch, Sample, worker_batches
+from model.r3d import PIXEL_MEAN, PIXEL_STD
 from pipeline.plan import ClipPlan
 from pipeline.strong import CUTOUT, ENHANCE, POSTERIZE_BITS, ROTATE_DEGREES, SHEAR_DEGREES, TRANSLATE
 
@@ -36,18 +38,19 @@ import imgaug.augmenters as iaa  # noqa: E402
 Images = list[np.ndarray]
 
 
-def batches(samples: list[Sample]) -> Iterator[Batch]:
-    """See :mod:`benchmarks.peer_loaders.common`; the tensors are (B, T, H, W, 3)."""
+def batches(samples: list[Sample], batch_size: int = BATCH_SIZE, *, normalized: bool = False) -> Generator[Batch]:
+    """See :mod:`benchmarks.peer_loaders.common`; the tensors are (B, T, H, W, 3), or normalised (B, 3, T, H, W)."""
     cv2.setNumThreads(0)
     augment_rgb, augment_tg = _rand_augment(), _rand_augment()
 
-    def load(sample: Sample) -> tuple[Tensor, ...]:
-        rgb, tg = (_crop(images, sample.plan) for images in _decode(sample))
-        strong_rgb = _augment(copy.deepcopy(rgb), augment_rgb)
-        strong_tg = _augment(copy.deepcopy(tg), augment_tg)
-        return tuple(torch.from_numpy(np.stack(view)) for view in (rgb, tg, strong_rgb, strong_tg))
+    def load(sample: Sample) -> Batch:
+        views = [_crop(images, sample.plan) for images in _decode(sample)]
+        if sample.plan.strong_rgb is not None:
+            strong = [copy.deepcopy(images) for images in views]
+            views += [_augment(strong[0], augment_rgb), _augment(strong[1], augment_tg)]
+        return tuple(_network_input(images) if normalized else torch.from_numpy(np.stack(images)) for images in views)
 
-    return worker_batches(samples, load)
+    return worker_batches(samples, load, batch_size)
 
 
 def _decode(sample: Sample) -> tuple[Images, Images]:
@@ -65,10 +68,17 @@ def _decode(sample: Sample) -> tuple[Images, Images]:
 
 def _crop(images: Images, plan: ClipPlan) -> Images:
     x, y, width, height = plan.box
-    images = [
-        cv2.resize(i[y : y + height, x : x + width], (SIZE, SIZE), interpolation=cv2.INTER_LINEAR) for i in images
-    ]
+    images = [cv2.resize(i[y : y + height, x : x + width], plan.size, interpolation=cv2.INTER_LINEAR) for i in images]
     return [cv2.flip(image, 1) for image in images] if plan.flip else images
+
+
+def _network_input(images: Images) -> Tensor:
+    """(3, T, H, W) float32: each image normalised by itself, then put in the order of the network's input."""
+    mean, inverse_std = (np.array([values], np.float64) for values in (PIXEL_MEAN, [1 / std for std in PIXEL_STD]))
+    normalized = [
+        cv2.multiply(cv2.subtract(image.astype(np.float32), mean), inverse_std, dtype=cv2.CV_32F) for image in images
+    ]
+    return torch.from_numpy(np.ascontiguousarray(np.stack(normalized).transpose(3, 0, 1, 2)))
 
 
 def _augment(images: Images, augment: Any) -> Images:

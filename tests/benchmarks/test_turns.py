@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.turns import Candidate, Speed, cpu_s
+from benchmarks.turns import Candidate, Made, Speed, cpu_s
 
 
-def burning_clips(busy_s: float, begun: str) -> Iterator[int]:
+def burning_clips(busy_s: float, begun: str) -> Iterator[Made]:
     """Four clips a batch, each of which costs the same CPU time; leaves marks when it begins and when it ends."""
     with open(begun, "a") as marks:
         marks.write("begin ")
@@ -21,7 +21,7 @@ def burning_clips(busy_s: float, begun: str) -> Iterator[int]:
             stop = time.process_time() + 4 * busy_s
             while time.process_time() < stop:
                 pass
-            yield 4
+            yield Made(4, waited_s=0.02)
     finally:
         with open(begun, "a") as marks:
             marks.write("end ")
@@ -37,17 +37,18 @@ def test_turns_measure_the_cpu_time_of_a_clip_and_begin_anew(tmp_path_factory: p
         assert isinstance(speed, Speed)
         assert 45 < speed.cpu_ms_per_clip < 65
         assert 0 < speed.clips_per_s < 20.2
+        assert speed.data_wait_ms_per_clip == pytest.approx(5)
     assert marks.read_text().split() == ["begin", "end"] * 2
 
 
-def failing_clips(how: str) -> Iterator[int]:
-    yield 1
+def failing_clips(how: str) -> Iterator[Made]:
+    yield Made(1)
     if how == "raise":
         raise RuntimeError("it does not work")
     if how == "die":
         os._exit(3)
     while True:
-        yield 1
+        yield Made(1)
 
 
 def test_a_turn_that_fails_is_an_answer_and_the_next_is_not_lost() -> None:

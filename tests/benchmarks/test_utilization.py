@@ -1,5 +1,6 @@
 """What the machine did while something ran comes as series of the names a training's log uses."""
 
+import os
 import time
 
 import pytest
@@ -48,3 +49,17 @@ def test_a_number_that_comes_and_goes_is_kept_where_it_was(monkeypatch: pytest.M
         time.sleep(0.2)
     assert found["gpu_pct"].values == (50.0, 70.0)
     assert found["cpu_pct"].values == (1.0,)
+
+
+def test_processes_below_count_where_asked_for() -> None:
+    child = os.fork()
+    if child == 0:
+        while True:
+            pass
+    try:
+        with sampled(every_s=0.2, children=True) as found:
+            time.sleep(0.5)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    assert max(found["cpu_pct"].values) > 5  # this process sleeps
