@@ -191,14 +191,7 @@ def _take_turns(benchmark: DecodeToLossBenchmark) -> dict[Entrant, list[Speed]]:
 def take_steps(side: str, benchmark: DecodeToLossBenchmark, index_path: Path) -> Iterator[Made]:
     """Train without end, and say after each step how many clips went in, labeled and unlabeled, and the data wait."""
     index = VideoIndex.load(index_path)
-    batches: Generator[Any]
-    step: Callable[[Any], object]
-    if side == REFERENCE:
-        batches = _reference_batches(benchmark, index)
-        step = _reference_step(benchmark.width).step
-    else:
-        batches = _our_batches(benchmark, index)
-        step = _our_step(benchmark.width, benchmark.compiled)
+    batches, step = _batches_and_step(benchmark, index, side)
     with closing(batches):
         while True:
             begun = time.perf_counter()
@@ -206,6 +199,15 @@ def take_steps(side: str, benchmark: DecodeToLossBenchmark, index_path: Path) ->
             waited = time.perf_counter() - begun
             step(batch)
             yield Made(2 * benchmark.batch_labeled, waited)
+
+
+def _batches_and_step(
+    benchmark: DecodeToLossBenchmark, index: VideoIndex, side: str
+) -> tuple[Generator[Any], Callable[[Any], object]]:
+    """Batches, and the step that takes them."""
+    if side == REFERENCE:
+        return _reference_batches(benchmark, index), _reference_step(benchmark.width).step
+    return _our_batches(benchmark, index), _our_step(benchmark.width, benchmark.compiled)
 
 
 @lru_cache(maxsize=1)  # trains on from turn to turn: making networks is no part of a step

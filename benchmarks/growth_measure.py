@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.clips import drawn_frames
-from benchmarks.turns import Speed, cpu_s
+from benchmarks.turns import Made, Speed, cpu_s
 from pipeline.batch import Needs
 from pipeline.datasets import DataSplit
 from pipeline.encode import write_video
@@ -76,11 +76,11 @@ def make_videos(root: Path, setting: Setting) -> Path:
     return folder
 
 
-def clips(folder: Path, setting: Setting) -> Iterator[int]:
+def clips(folder: Path, setting: Setting) -> Iterator[Made]:
     """Numbers of clips, as a loader makes them with all four views."""
     with _loader(folder, setting, setting.batch) as loader:
         for _ in loader:
-            yield 2 * setting.batch
+            yield Made(2 * setting.batch)
 
 
 def _loader(folder: Path, setting: Setting, batch: int, rank: int = 0, world_size: int = 1) -> ClipLoader:

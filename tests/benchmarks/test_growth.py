@@ -85,7 +85,7 @@ def test_a_loader_and_a_rank_deliver_clips_of_their_setting(tmp_path: Path, monk
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before, "made once"
     assert VideoIndex.load(folder / ".index").num_frames.tolist() == [20, 20]
     made = clips(folder, SMALL)
-    assert next(made) == 4
+    assert next(made).clips == 4
     made.close()  # type: ignore[attr-defined]
     answers: queue.Queue[Speed] = queue.Queue()
     growth_measure._run_rank(0, 1, str(tmp_path), folder, SMALL, answers)  # type: ignore[arg-type]

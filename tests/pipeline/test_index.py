@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from pipeline import array_file
 from pipeline.errors import BadVideo, InputError
 from pipeline.files import find_videos
-from pipeline.index import FILE_NAME, Refusal, VideoIndex, _Refused, _scan_one
+from pipeline.index import FILE_NAME, VideoIndex, _Refused, _scan_one
 from pipeline.scanning import scan
-from pipeline.sources import Source
+from pipeline.sources import Refusal, Source
 
 ROOT = Path(__file__).parents[2]
 
