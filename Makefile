@@ -3,7 +3,7 @@
 # make lint    what of `make test` takes seconds; make format repairs what it can
 # make clean   remove the environment and all caches; runs/ and data/ stay
 #
-# Each makes .venv first when it is missing or the requirements have changed.  That takes about 5.5 GB, CUDA included.
+# Each makes .venv first when it is missing or the requirements have changed.  That takes about 7 GB, CUDA included.
 
 PYTHON ?= python3.11
 BIN := .venv/bin

@@ -12,6 +12,7 @@ all cores could do if they worked on nothing else and never idled: cores / (CPU 
 """
 
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
@@ -25,7 +26,8 @@ from benchmarks import results
 from benchmarks.checks import check_batch
 from benchmarks.clock import Cost, in_turns
 from benchmarks.loader import clips_made, time_loader
-from benchmarks.results import Series, finish
+from benchmarks.results import Record, Series, finish
+from benchmarks.tables import markdown_table, spread
 from benchmarks.training import Repeated, Stretch, Training, TrainingOptions, configure, find_videos, synthetic
 from benchmarks.utilization import sampled
 from pipeline.errors import InputError
@@ -34,7 +36,7 @@ from pipeline.processes import num_cores
 TARGET_WAIT_PCT = 2.0
 """Most that a step may wait for its batch, where the model is what limits."""
 
-_LEAST_STEPS = 3  # of a turn
+_LEAST_STEPS = 6  # of a turn: a few batches lie ready when it begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class EndToEndBenchmark(TrainingOptions):
     """Time loader, step and both."""
 
     seconds: float = 3.0
-    """Length of a turn, at least; of three steps in any case."""
+    """Length of a turn, at least; of six steps in any case."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -166,19 +168,28 @@ def conclude(series: dict[str, Series], cores: int) -> tuple[Series, dict[str, A
     }
 
 
-def _table(series: dict[str, Series]) -> Table:
-    table = Table("", "clips/s (quartiles)", "cpu-ms per clip", "ms a step")
+_HEADER = ("", "clips/s (quartiles)", "cpu-ms per clip", "ms a step")
+
+
+def _cells(series: Mapping[str, Series]) -> Iterator[tuple[str, ...]]:
     for name, title in (("loader", "loader alone"), ("ceiling", "step alone"), ("end_to_end", "end-to-end")):
-        rate = series[f"{name}/clips_per_s"]
-        low, high = rate.quartiles
         step = series.get(f"{name}/step_ms")
-        table.add_row(
+        yield (
             title,
-            f"{rate.median:.2f} ({low:.2f} to {high:.2f})",
+            spread(series[f"{name}/clips_per_s"], ".2f"),
             f"{series[f'{name}/cpu_ms'].median:.1f}",
             f"{step.median:.0f}" if step else "",
         )
-    return table
+
+
+def markdown(record: Record) -> str:
+    """The two halves, the whole, and what binds."""
+    done = record.settings
+    caption = (
+        f"`{done['method']}` on {done['clip_len']} frames of {done['size']}×{done['size']}, {done['batch_labeled']} + "
+        f"{done['batch_unlabeled']} clips a step, {done['repeats']} turns of each."
+    )
+    return "\n\n".join([caption, markdown_table(_HEADER, _cells(record.series)), f"{record.findings['says']}."])
 
 
 def run(benchmark: EndToEndBenchmark) -> int:
@@ -190,7 +201,10 @@ def run(benchmark: EndToEndBenchmark) -> int:
         turns, before = measure(benchmark, training)
     series = series_of(turns)
     headline, findings = conclude(series, num_cores())
-    Console().print(_table(series))
+    table = Table(*_HEADER)
+    for cells in _cells(series):
+        table.add_row(*cells)
+    Console().print(table)
     print(findings["says"])
     finish(
         "end-to-end",

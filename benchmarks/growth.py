@@ -2,8 +2,8 @@
 
 Clips/s and CPU time of a clip, by the loader with all four views at 112 pixels, while one thing at a time varies:
 frame stride, clip length, GOP length, video length, resolution, threads, batch, ranks; and what an index and its plans
-cost while the data set grows.  Videos are drawn, H.264.  All points of all axes take turns, so that what slows the
-machine for a while slows all.
+cost while the data set grows.  Videos are drawn, H.264.  The points of the loader take turns, so that what slows the
+machine for a while slows all; ranks and indexes are measured after them, each point by itself.
 
     python -m benchmarks growth --only gop threads
 """
@@ -18,13 +18,11 @@ from rich.progress import track
 
 from benchmarks import results
 from benchmarks.growth_measure import Setting, clips, index_costs, make_videos, rank_speed
-from benchmarks.growth_page import charts, finding, grid, markdown, point
+from benchmarks.growth_page import finding, grid, point
 from benchmarks.results import RESULTS, Series, finish
 from benchmarks.turns import Candidate, Speed
 from benchmarks.utilization import sampled
 from pipeline.errors import InputError
-
-__all__ = ["GrowthBenchmark", "charts", "main", "markdown", "run"]
 
 Item = TypeVar("Item")
 Axis = Literal["frame_stride", "clip_len", "gop", "num_frames", "height", "threads", "batch", "ranks", "videos"]
@@ -80,7 +78,7 @@ class Point(NamedTuple):
 
 def run(benchmark: GrowthBenchmark) -> int:
     """Measure, print, keep the result."""
-    with sampled() as utilization:
+    with sampled(children=True) as utilization:
         series = dict(_loader_series(benchmark))
         if "ranks" in benchmark.only:
             series |= _rank_series(benchmark)

@@ -1,6 +1,7 @@
 """What :mod:`benchmarks.growth` found: how steep each curve is, in a sentence, a table and a chart."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -119,21 +120,14 @@ def markdown(record: Record) -> str:
     return "\n\n".join(parts)
 
 
-def charts(record: Record, folder: Path) -> list[Path]:
-    """Draw each axis as ``folder/growth-<axis>.png``, with its first sentence.
-
-    Returns:
-        The files.
-    """
-    paths = []
-    for axis, found in record.findings.items():
-        path = folder / f"growth-{axis}.png"
-        _draw(axis, found["sentences"], record.series, path)
-        paths.append(path)
-    return paths
+def charts(record: Record) -> dict[str, "partial[None]"]:
+    """By the name of the file without its suffix, what draws the chart of each axis, with its sentence."""
+    return {f"growth-{axis}": partial(draw, axis, record) for axis in record.findings}
 
 
-def _draw(axis: str, sentences: list[str], series: Measured, path: Path) -> None:
+def draw(axis: str, record: Record, path: Path) -> None:
+    """Draw one axis as PNG."""
+    sentences, series = record.findings[axis]["sentences"], record.series
     shown = measurements(axis)
     rows = -(-len(shown) // 3)
     with style.context(STYLE):

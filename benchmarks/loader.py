@@ -17,7 +17,8 @@ import torch
 from benchmarks import results
 from benchmarks.checks import check_batch
 from benchmarks.clock import Cost, cost, now, synchronize
-from benchmarks.results import Series, finish
+from benchmarks.results import Record, Series, finish
+from benchmarks.tables import spread
 from benchmarks.training import ClipOptions, Training, configure, find_videos
 from benchmarks.utilization import sampled
 from pipeline.batch import ClipBatch
@@ -69,6 +70,16 @@ def time_loader(clips: Generator[int, None, None], device: torch.device, seconds
         made += next(clips)
     synchronize(device)
     return cost(start, now(device), made)
+
+
+def markdown(record: Record) -> str:
+    """Clips per second, and what one costs, in a sentence."""
+    done, series = record.settings, record.series
+    return (
+        f"{spread(series['clips_per_s'])} clips/s, {spread(series['cpu_ms_per_clip'])} cpu-ms a clip: "
+        f"{done['size']}×{done['size']}, {done['batch_labeled']} + {done['batch_unlabeled']} clips a batch, "
+        f"{record.findings['num_threads']} threads, {done['repeats']} repeats, in brackets quartiles."
+    )
 
 
 def run(benchmark: LoaderBenchmark) -> int:

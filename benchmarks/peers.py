@@ -59,7 +59,7 @@ class PeersBenchmark:
     """Turns of every loader on every kind of file, at most."""
     seconds: float = 2.5
     """Length of a turn."""
-    budget_s: float = 450.0
+    budget_s: float = 600.0
     """No round is begun that would not end within so many seconds; the first one is always taken."""
     results: Path = RESULTS
     """Folder that the result is written to."""

@@ -39,7 +39,8 @@ def markdown(record: Record) -> str:
         cells = [f"{by_name[name].median:.1f}" if name in by_name else "" for name in names]
         cells = [f"**{cell}**" if name == OURS else cell for name, cell in zip(names, cells, strict=True)]
         rows.append((_title(kind), *cells, _to_best(by_name), _to_reference(by_name, rates)))
-    return "\n\n".join([_caption(record, rates), markdown_table(header, rows)])
+    verdicts = "\n".join(f"- {verdict['text']}" for verdict in record.findings["verdicts"].values())
+    return "\n\n".join([_caption(record, rates), markdown_table(header, rows), verdicts])
 
 
 def chart(record: Record, path: Path) -> None:
@@ -74,12 +75,7 @@ def _rates(record: Record) -> Rates:
         if series.unit == "clips/s":
             kind, _, loader = name.partition(": ")
             rates.setdefault(kind, {})[loader] = series
-    if rates:
-        return rates
-    return {  # of before repeats were kept: medians alone
-        kind: {name: Series("clips/s", "higher", (row["clips_per_s"],)) for name, row in rows.items()}
-        for kind, rows in record.findings["loaders"].items()
-    }
+    return rates
 
 
 def _title(name: str) -> str:
@@ -100,7 +96,7 @@ def _to_best(rates: dict[str, Series]) -> str:
 
 
 def _to_reference(by_name: dict[str, Series], rates: Rates) -> str:
-    """Against the files that the paper's way is fastest with, whichever ours reads."""
+    """Against the paper's way on the files it was made for, whichever ours reads."""
     references = [its[REFERENCE] for its in rates.values() if REFERENCE in its]
     if OURS not in by_name or not references:
         return ""
@@ -110,8 +106,7 @@ def _to_reference(by_name: dict[str, Series], rates: Rates) -> str:
 def _caption(record: Record, rates: Rates) -> str:
     """What the numbers are, and whom they lack."""
     series = next(iter(next(iter(rates.values())).values()))
-    turns = record.findings.get("rounds", len(series.values))
-    said = [f"Clips/s, medians of {turns} turns."]
+    said = [f"Clips/s, medians of {len(series.values)} turns."]
     if len(series.values) > 1:
         said.append("Ratios are of the same turn, in brackets their quartiles.")
     missing = ", ".join(_title(name) for name in record.findings["missing"])

@@ -15,7 +15,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks import results
-from benchmarks.results import RESULTS, Series, finish
+from benchmarks.results import RESULTS, Record, Series, finish
 from benchmarks.step import FORMS, SAME, Candidate, StepBenchmark, Timing, difference, synthetic_batch
+from benchmarks.tables import markdown_table, spread
 from benchmarks.utilization import sampled
 from benchmarks.verdicts import judge, print_verdicts
 from model import normalize
@@ -232,6 +233,26 @@ def _timed(reference: ReferenceStep, batch: FloatBatch) -> Timing:
     return Timing(time.perf_counter() - wall, time.process_time() - cpu)
 
 
+_HEADER = ("step", "ms (quartiles)", "cpu-ms", "first two steps, s")
+
+
+def _cells(series: Mapping[str, Series], first_s: Mapping[str, float]) -> Iterator[tuple[str, ...]]:
+    for name, first in first_s.items():
+        yield name, spread(series[name], ",.0f"), f"{series[f'{name}, cpu'].median:,.0f}", f"{first:.0f}"
+
+
+def markdown(record: Record) -> str:
+    """The paper's step and ours, and how many times faster ours is."""
+    done = record.settings
+    caption = (
+        f"The paper's step beside ours: {done['batch_labeled']} + {done['batch_labeled']} clips of "
+        f"{done['size']}×{done['size']}, {record.findings['threads']} threads, {done['repeats']} turns."
+    )
+    verdicts = "\n".join(f"- {verdict['text']}" for verdict in record.findings["verdicts"].values())
+    table = markdown_table(_HEADER, _cells(record.series, record.findings["first_steps_s"]))
+    return "\n\n".join([caption, table, verdicts])
+
+
 def run(benchmark: ReferenceStepBenchmark) -> int:
     """Measure, print, keep the result."""
     with sampled() as utilization:
@@ -242,11 +263,9 @@ def run(benchmark: ReferenceStepBenchmark) -> int:
     for name, timings in turns.items():
         series[name] = Series("ms", "lower", tuple(1000 * timing.wall_s for timing in timings))
         series[f"{name}, cpu"] = Series("cpu-ms", "lower", tuple(1000 * timing.cpu_s for timing in timings))
-    table = Table("step", "ms", "quartiles", "cpu-ms", "first two steps, s")
-    for name in turns:
-        low, high = series[name].quartiles
-        cpu = series[f"{name}, cpu"].median
-        table.add_row(name, f"{series[name].median:.0f}", f"{low:.0f}-{high:.0f}", f"{cpu:.0f}", f"{first_s[name]:.0f}")
+    table = Table(*_HEADER)
+    for cells in _cells(series, first_s):
+        table.add_row(*cells)
     best = min((name for name in turns if name != REFERENCE), key=lambda name: series[name].median)
     ours, theirs = ([1 / timing.wall_s for timing in turns[name]] for name in (best, REFERENCE))
     verdicts = {"step": judge(f"step: ours ({best}) over {REFERENCE}", ours, theirs, TARGET)}

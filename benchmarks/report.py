@@ -40,9 +40,17 @@ SECTIONS = {
     "resume": "resume",
     "ablation_motions": "ablation_table",
     "ablation_real": "ablation_table",
+    "stages": "stages_page",
+    "loader": "loader",
+    "end-to-end": "end_to_end",
+    "reference_step": "reference_step",
+    "decode_to_loss": "decode_to_loss",
+    "roofline": "roofline_page",
+    "growth": "growth_page",
 }
 """By section, which is also the name of its record, the module here that shows it: by ``markdown(record) -> str`` and,
-where there is something to see, ``chart(record, path)``, the first line of whose docstring says what is seen."""
+where there is something to see, ``chart(record, path)``, the first line of whose docstring says what is seen, or
+``charts(record)``, which has by name what draws the charts that its Markdown refers to."""
 
 _MARK = re.compile(r"<!-- /?benchmarks:([\w-]+) -->")
 _SECTION = re.compile(r"(<!-- benchmarks:([\w-]+) -->\n)(.*?)(<!-- /benchmarks:\2 -->)", re.DOTALL)
@@ -181,13 +189,16 @@ def _chart_path(name: str, root: Path) -> Path:
 
 
 def _stale_charts(shown: dict[str, Section], root: Path) -> Iterator[Stale]:
-    for name, (record, module) in shown.items():
-        path = _chart_path(name, root)
-        if hasattr(module, "chart") and _drawn_from(path) != (digest := _digest(record, module.chart)):
-            yield Stale(str(path.relative_to(root)), partial(_draw, record, module.chart, path, digest))
+    for section, (record, module) in shown.items():
+        charts = {section: partial(module.chart, record)} if hasattr(module, "chart") else {}
+        charts |= module.charts(record) if hasattr(module, "charts") else {}
+        for name, chart in charts.items():
+            path = _chart_path(name, root)
+            if _drawn_from(path) != (digest := _digest(record, chart.func)):
+                yield Stale(str(path.relative_to(root)), partial(_draw, chart, path, digest))
 
 
-def _digest(record: Record, chart: Callable[[Record, Path], None]) -> str:
+def _digest(record: Record, chart: Callable[..., None]) -> str:
     """Of the record and the function's own lines; what that calls is not seen."""
     return sha256((json.dumps(to_json(record), sort_keys=True) + inspect.getsource(chart)).encode()).hexdigest()
 
@@ -201,9 +212,9 @@ def _drawn_from(path: Path) -> str | None:
         return None
 
 
-def _draw(record: Record, chart: Callable[[Record, Path], None], path: Path, digest: str) -> None:
+def _draw(chart: Callable[[Path], None], path: Path, digest: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    chart(record, path)
+    chart(path)
     metadata = PngInfo()
     metadata.add_text(_DIGEST, digest)
     with Image.open(path) as image:

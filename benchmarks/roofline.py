@@ -30,15 +30,13 @@ from benchmarks.roofline_measure import (
     rates,
     read_kind,
 )
-from benchmarks.roofline_page import chart, grids, markdown
+from benchmarks.roofline_page import grids
 from benchmarks.utilization import sampled
 from pipeline.errors import InputError
 from pipeline.plan import ClipSpec
 from pipeline.processes import num_cores
 from train.precision import best_precision
 from train.recipes import RECIPES
-
-__all__ = ["RooflineBenchmark", "chart", "main", "markdown", "run"]
 
 _RECIPES = ("k400-1pct", "k400-10pct")
 _NUM_GPUS = (1, 8, 64)

@@ -8,17 +8,27 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.ceilings import ASSUMPTIONS, PUBLISHED_CPU_CLIPS_PER_S
+from benchmarks.ceilings import ASSUMPTIONS, NVDEC_FRAMES_PER_S, PUBLISHED_CPU_CLIPS_PER_S
 from benchmarks.grid import STYLE, Grid, save_png
 from benchmarks.results import Record
 
 _COLORS = {"cautious": "#f97316", "ceiling": "#3b82f6"}
 _CHARTED_GPUS = 8
 
+_CODECS = ("h264", "hevc", "vp9", "av1")
+
 
 def grids(findings: Mapping[str, Any]) -> list[Grid]:
     """All tables: this machine, Kinetics-400, SPDL's run, files and layers."""
-    return [_here(findings), _k400(findings), _theirs(findings), _ours(findings), _files(findings), _layers(findings)]
+    return [
+        _here(findings),
+        _k400(findings),
+        _theirs(findings),
+        _ours(findings),
+        _engines(findings),
+        _files(findings),
+        _layers(findings),
+    ]
 
 
 def markdown(record: Record) -> str:
@@ -66,6 +76,25 @@ def _theirs(findings: Mapping[str, Any]) -> Grid:
     return Grid(
         "R3D-18 at 112², 16 frames, on 8 × H100: published by SPDL's documentation (July 2026) beside what is computed",
         ("what is fed", "published clips/s", "computed, cautious – ceiling", "published is"),
+        tuple(rows),
+    )
+
+
+def _engines(findings: Mapping[str, Any]) -> Grid:
+    """Clips/s are those of one engine with H.264, at the listed rate."""
+    frames = {files: counted["frames"] for files, counted in findings["files"].items() if "MJPEG" not in files}
+    rows = [
+        (
+            generation,
+            *(_number(rates[codec]) if codec in rates else "" for codec in _CODECS),
+            *(_number(rates["h264"] / number) for number in frames.values()),
+        )
+        for generation, rates in NVDEC_FRAMES_PER_S.items()
+    ]
+    return Grid(
+        "One NVDEC engine by generation (A100 and H100 have Turing's): frames/s at 1080p as NVIDIA lists them, and the "
+        "clips/s they come to",
+        ("generation", *_CODECS, *(f"clips/s, {files}" for files in frames)),
         tuple(rows),
     )
 
@@ -137,7 +166,7 @@ def _number(value: float) -> str:
 
 
 def chart(record: Record, path: Path) -> None:
-    """Draw this machine's stages, and hours of an epoch on 8 GPUs, as PNG."""
+    """Clips/s of each stage alone on the measured machine; minutes of a Kinetics-400 epoch on 8 GPUs, computed."""
     with style.context(STYLE):
         figure = Figure(figsize=(11, 4.2))
         left, right = figure.subplots(1, 2)

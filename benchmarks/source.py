@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from statistics import median
 from typing import Annotated
 
 import numpy as np
@@ -19,7 +18,7 @@ import tyro
 
 from benchmarks import results
 from benchmarks.clips import describe, make_clips
-from benchmarks.results import RESULTS, Record, finish
+from benchmarks.results import RESULTS, Record, Series, finish
 from benchmarks.tables import markdown_table
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex
@@ -59,10 +58,13 @@ def run(benchmark: SourceBenchmark) -> int:
     """Measure each kind of file, print, keep the result."""
     folders = make_clips(benchmark.clips, benchmark.source)
     rates: dict[str, dict[str, float]] = {}
+    series: dict[str, Series] = {}
     for kind, folder in folders.items():
         index = VideoIndex.build(folder, progress=False)
         if all(index[row].sliceable for row in range(len(index))):
-            rates[kind] = measure(index, benchmark.seconds) | count_reads(index)
+            parts = measure(index, benchmark.seconds)
+            series |= {f"{kind}: {name}": part for name, part in parts.items()}
+            rates[kind] = summarize(parts) | count_reads(index)
             line = kind + _LINE.format(**rates[kind])
         else:
             line = f"{kind}: cannot be sliced, its files are read whole"
@@ -70,23 +72,29 @@ def run(benchmark: SourceBenchmark) -> int:
     met = all(rate["clips_per_s"] >= TARGET_CLIPS_PER_S for rate in rates.values())
     print(f"{'at least' if met else 'BELOW'} the {TARGET_CLIPS_PER_S} clips/s that leave the source out of the way")
     result = {"clips": describe(folders), "kinds": rates, "target_clips_per_s": TARGET_CLIPS_PER_S, "met": met}
-    finish("source", benchmark, benchmark.results, findings=result)
+    finish("source", benchmark, benchmark.results, series=series, findings=result)
     return 0 if met else 1
 
 
-def measure(index: VideoIndex, seconds: float) -> dict[str, float]:
-    """Medians over rounds.
+def measure(index: VideoIndex, seconds: float) -> dict[str, Series]:
+    """Time rounds.
 
     Args:
         index: sliceable videos.
         seconds: length of a round.
 
     Returns:
-        clips_per_s of CPU time, which other work on the machine does not disturb; plan_us, slice_us: a clip's share.
+        CPU microseconds a clip, which other work on the machine does not disturb: "plan" and "slice".
     """
     stream = _stream(index)
     rounds = [_round(stream, seconds) for _ in range(_ROUNDS)]
-    plan_us, slice_us = (median(parts) for parts in zip(*rounds, strict=True))
+    plan_us, slice_us = zip(*rounds, strict=True)
+    return {"plan": Series("cpu-µs/clip", "lower", plan_us), "slice": Series("cpu-µs/clip", "lower", slice_us)}
+
+
+def summarize(parts: dict[str, Series]) -> dict[str, float]:
+    """clips_per_s of one core, plan_us and slice_us, from the medians."""
+    plan_us, slice_us = parts["plan"].median, parts["slice"].median
     return {"clips_per_s": 1e6 / (plan_us + slice_us), "plan_us": plan_us, "slice_us": slice_us}
 
 

@@ -25,13 +25,12 @@ from benchmarks.checks import check_batch, check_losses
 from benchmarks.clock import Cost, in_turns, time_batches
 from benchmarks.data_stages import HAND_OVER, Batches, data_stages
 from benchmarks.results import Series, finish
+from benchmarks.stages_page import chart
 from benchmarks.step_stages import SteppedTraining
 from benchmarks.strong_prices import strong_prices
 from benchmarks.training import Training, TrainingOptions, configure, find_videos
 from benchmarks.utilization import sampled
-from benchmarks.waterfall import waterfall
 from pipeline.errors import InputError
-from pipeline.files import write_whole
 
 _NUM_WARMUP = 2  # batches of a cut before its clock starts
 
@@ -211,7 +210,7 @@ def run(benchmark: StagesBenchmark) -> int:
         },
         utilization=utilization,
     )
-    write_whole(benchmark.results / "stages.png", waterfall(record))
+    chart(record, benchmark.results / "stages.png")
     return 0
 
 

@@ -7,7 +7,7 @@ losses are on, as in the last epoch.  A picture shows the frames with the crop, 
 
 Recipe and options are those of ``python -m train`` (which lists them); the recipe is ``folder`` where none is given.
 Promises the same lines for the same options, but for ms, which are those of a first call; what stations cost when warm
-is told by ``python -m benchmarks stations``.
+is told by ``python -m benchmarks stages``.
 
 Exit status: 0 when all is done, 1 where the system refused something, 2 for a mistake in the input.
 """

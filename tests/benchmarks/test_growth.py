@@ -107,8 +107,11 @@ def test_each_axis_has_its_chart_and_its_words(tmp_path: Path) -> None:
     series = {name: one for axis in axes for name, one in power_law(axis, 0.5).items()}
     findings = {axis: finding(axis, series) for axis in axes}
     record = Record("growth", "", None, {}, {}, {}, series, findings)
-    paths = charts(record, tmp_path)
-    assert [path.name for path in paths] == [f"growth-{axis}.png" for axis in axes]
+    drawings = charts(record)
+    assert list(drawings) == [f"growth-{axis}" for axis in axes]
+    paths = [tmp_path / f"{name}.png" for name in drawings]
+    for path, draw in zip(paths, drawings.values(), strict=True):
+        draw(path)
     assert all(5_000 < path.stat().st_size < 100_000 for path in paths)
     text = markdown(record)
     assert all(sentence in text for found in findings.values() for sentence in found["sentences"])

@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks import roofline_measure
 from benchmarks.results import Record, read
-from benchmarks.roofline import RooflineBenchmark, chart, markdown, run
+from benchmarks.roofline import RooflineBenchmark, run
 from benchmarks.roofline_measure import INTRA, KINDS, ORIGINAL, PREPARED
+from benchmarks.roofline_page import chart, markdown
 from pipeline.errors import InputError
 
 

@@ -9,7 +9,7 @@ from benchmarks import stages
 from benchmarks.clock import Cost
 from benchmarks.results import Series, read
 from benchmarks.stages import StagesBenchmark, run, series_of, summarize
-from benchmarks.waterfall import waterfall
+from benchmarks.stages_page import chart, markdown
 from pipeline.errors import InputError
 
 STAGES = {
@@ -53,10 +53,13 @@ def test_a_run_prices_all_from_plan_to_optimizer_and_draws_it(
     assert {len(record.series[f"{name}/marginal/cpu_ms"].values) for name in names} == {1}
     assert record.series["strong/invert"] == price
     png = (tmp_path / "stages.png").read_bytes()
-    assert png.startswith(b"\x89PNG")
-    assert png == waterfall(record)
+    chart(record, again := tmp_path / "again.png")
+    assert again.read_bytes() == png
     record.findings["stages"][3]["marginal"]["cpu_ms"] *= 2
-    assert png != waterfall(record)
+    chart(record, again)
+    assert again.read_bytes() != png
+    table = markdown(record)
+    assert all(f"| {name} |" in table for name in names)
 
 
 def test_a_benchmark_of_nothing_is_refused(tiny: dict[str, Any]) -> None:

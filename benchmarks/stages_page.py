@@ -1,32 +1,51 @@
-"""The chart of ``benchmarks stages``: what each stage adds to what a clip has cost so far."""
+"""What ``benchmarks stages`` has found, as a table and a chart: what each stage adds to what a clip has cost so far."""
 
-import io
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.grid import save_png
 from benchmarks.results import Record
+from benchmarks.tables import markdown_table, with_quartiles
 
 _COLORS = {"data": "#3b82f6", "step": "#f97316"}
 _FIRST_OF_STEP = ("forward RGB", "forward+losses")
 _NUDGE = 0.012  # of the axis, between a bar and its number
 
 
-def waterfall(record: Record) -> bytes:
-    """Draw the chart.
+def markdown(record: Record) -> str:
+    """The stages: what each adds, and what a clip has cost by its end."""
+    done, rows = record.settings, record.findings["stages"]
+    caption = (
+        f"A clip's way with `{done['method']}`: {done['clip_len']} frames of {done['size']}×{done['size']}, "
+        f"{done['batch_labeled']} + {done['batch_unlabeled']} clips a step, one stage after the other with nothing "
+        f"overlapped; medians of {done['repeats']} turns, in brackets quartiles. Differences of medians: what costs "
+        "little may come out below zero."
+    )
+    lines = []
+    for row in rows:
+        cpu, so_far = record.series[f"{row['stage']}/marginal/cpu_ms"], row["cumulative"]
+        rate = so_far["clips_per_s"]
+        lines.append(
+            (
+                row["stage"],
+                with_quartiles(row["marginal"]["cpu_ms"], cpu.quartiles, ".2f"),
+                f"{row['marginal']['ms']:.2f}",
+                f"{so_far['cpu_ms']:.1f}",
+                "" if rate is None else f"{rate:,.1f}",
+            )
+        )
+    header = ("stage", "cpu-ms a clip", "ms", "cpu-ms so far", "clips/s so far")
+    return "\n\n".join([caption, markdown_table(header, lines)])
 
-    Args:
-        record: of ``benchmarks stages``.
 
-    Returns:
-        A PNG: CPU time, and beside it the device's where there is one, else the time that passed.
-    """
+def chart(record: Record, path: Path) -> None:
+    """CPU time of a clip from plan to optimizer, each stage on top of those before; beside it the time that passed."""
     rows = record.findings["stages"]
     is_gpu = rows[-1]["cumulative"]["gpu_ms"] is not None
-    figure = Figure(figsize=(12, 0.42 * len(rows) + 1.6), dpi=110)
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(12, 0.42 * len(rows) + 1.6))
     left, right = figure.subplots(1, 2, sharey=True)
     _draw(left, rows, "cpu_ms", "CPU time, ms per clip")
     _draw(right, rows, "ms", "GPU time, ms per clip" if is_gpu else "time, ms per clip, nothing overlapped")
@@ -40,9 +59,7 @@ def waterfall(record: Record) -> bytes:
         fontsize=11,
     )
     figure.subplots_adjust(left=0.11, right=0.97, top=0.91, bottom=0.11, wspace=0.06)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", metadata={"Software": None})
-    return image.getvalue()
+    save_png(figure, path)
 
 
 def _draw(axes: Axes, rows: list[dict[str, Any]], name: str, label: str) -> None:
