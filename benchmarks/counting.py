@@ -96,7 +96,7 @@ def count_method(method: str, *, clip_len: int, size: int, width: int, batch: in
     with FakeTensorMode(allow_non_fake_inputs=True):
         method_type = METHODS[method]
         module = method_type(NUM_CLASSES, method_type.config_type(), width)
-        optimizer = new_optimizer(module, precision, lr=0.1, momentum=0.9, weight_decay=1e-4)
+        optimizer = new_optimizer(module, lr=0.1, momentum=0.9, weight_decay=1e-4)
         scaler = new_scaler(torch.device("cpu"), precision)
         pixels = torch.zeros(batch, clip_len, size, size, 3, dtype=torch.uint8)
         views, rows, progress = Views(pixels, pixels), torch.zeros(batch, dtype=torch.long), torch.zeros(())

@@ -250,7 +250,7 @@ def _our_step(width: int, compiled: bool) -> Callable[[ClipBatch], dict[str, Ten
     method = method_type(NUM_CLASSES, method_type.config_type(), width).to(memory_format=torch.channels_last_3d)
     if compiled:
         compile_method(method)
-    optimizer = new_optimizer(method, "fp32", lr=LR, momentum=0.9, weight_decay=1e-4)
+    optimizer = new_optimizer(method, lr=LR, momentum=0.9, weight_decay=1e-4)
     scaler, progress = new_scaler(torch.device("cpu"), "fp32"), torch.zeros(())
 
     def step(batch: ClipBatch) -> dict[str, Tensor]:

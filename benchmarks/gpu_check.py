@@ -37,7 +37,6 @@ SWITCHES = {
     "--run.compile on": "one compiled graph for a step; auto takes it on a GPU, a CPU can do it too",
     "--run.precision bf16|fp16": "autocast, with loss scaling in fp16; auto takes bf16 on a GPU that has it, else fp16",
     "--run.cuda-graphs": "the compiled step is replayed as CUDA graphs",
-    "fused SGD": "one kernel updates all weights; on a CPU in fp16 only",
     "--run.profile": "the trace has the GPU's work, and ranges are NVTX's too; on a CPU without these",
     "--data.decoder dali": "NVDEC decodes; auto takes it where it can decode every video",
     "--data.num-threads N": "with NVDEC: sessions that decode at once; see the check of threads",

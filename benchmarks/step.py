@@ -129,7 +129,7 @@ class Candidate:
         self._precision, self._batch = form.precision, batch
         self._progress = torch.zeros((), device=benchmark.device)
         self._method = _method(form, benchmark)
-        self._optimizer = new_optimizer(self._method, form.precision, lr=_LR, momentum=0.9, weight_decay=1e-4)
+        self._optimizer = new_optimizer(self._method, lr=_LR, momentum=0.9, weight_decay=1e-4)
         self._scaler = new_scaler(self._progress.device, form.precision)
 
     def step(self) -> dict[str, Tensor]:

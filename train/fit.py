@@ -159,7 +159,7 @@ def new_state(
     run, optim, class_names = config.run, config.optim, videos.split.class_names
     assert optim.lr is not None, "the configuration is resolved"
     precision = run.resolved_precision
-    optimizer = new_optimizer(method, precision, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
+    optimizer = new_optimizer(method, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
     scaler = new_scaler(torch.device(run.device), precision)
     schedule = Schedule(
         lr=optim.lr, epochs=optim.epochs, warmup_epochs=optim.warmup_epochs, steps_per_epoch=loader.steps_per_epoch

@@ -79,19 +79,16 @@ def new_scaler(device: torch.device, precision: Precision) -> torch.amp.GradScal
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
-def new_optimizer(
-    method: nn.Module, precision: Precision, *, lr: float, momentum: float, weight_decay: float
-) -> torch.optim.SGD:
-    """SGD over all parameters, as one kernel on a GPU and wherever the loss is scaled.
+def new_optimizer(method: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """SGD over all parameters, as one kernel.
 
-    With loss scaling only the fused form decides on the device whether a step is skipped.
+    On a CPU too it takes half the time of PyTorch's other form, which goes through memory once for each operation: 130
+    cpu-ms against 250 for two R3D-18.  And with loss scaling only this one decides on the device whether a step is
+    skipped.
     """
     parameters = list(method.parameters())
-    fused = precision == "fp16" or parameters[0].device.type == "cuda"
-    optimizer = torch.optim.SGD(
-        parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused, foreach=not fused
-    )
-    if fused and momentum:
+    optimizer = torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+    if momentum:
         # If not there yet they are made by the first step, and filled by it unless that step is skipped: the second one
         # would then read memory that nobody has written.
         for parameter in parameters:

@@ -123,7 +123,7 @@ def make_state(config: Config, loader: TinyLoader | None = None) -> TrainState:
     torch.manual_seed(config.run.seed)
     method = TinyMethod()
     precision = config.run.resolved_precision
-    optimizer = new_optimizer(method, precision, lr=0.1, momentum=0.9, weight_decay=1e-4)
+    optimizer = new_optimizer(method, lr=0.1, momentum=0.9, weight_decay=1e-4)
     scaler = new_scaler(torch.device("cpu"), precision)
     window = Window(config.run.log_every, [f"video{row}.mp4" for row in range(200)])
     return TrainState(config, CLASS_NAMES, method, optimizer, scaler, loader or TinyLoader(), window)

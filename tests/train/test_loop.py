@@ -31,7 +31,7 @@ def _update_norm(clip_norm: float) -> tuple[float, float]:
     torch.manual_seed(0)
     method = TinyMethod()
     before = [parameter.detach().clone() for parameter in method.parameters()]
-    optimizer = new_optimizer(method, "fp32", lr=123.0, momentum=0.0, weight_decay=0.0)
+    optimizer = new_optimizer(method, lr=123.0, momentum=0.0, weight_decay=0.0)
     scaler = new_scaler(torch.device("cpu"), "fp32")
     terms = train_step(
         method, optimizer, scaler, make_batch(0), torch.zeros(()), lr=1.0, clip_norm=clip_norm, precision="fp32"

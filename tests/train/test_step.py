@@ -37,7 +37,7 @@ class Stepper:
 
     def __init__(self, method: nn.Module, precision: Precision = "fp32", scaler: torch.amp.GradScaler | None = None):
         self.method, self.precision = method, precision
-        self.optimizer = new_optimizer(method, precision, lr=0.1, momentum=0.9, weight_decay=1e-4)
+        self.optimizer = new_optimizer(method, lr=0.1, momentum=0.9, weight_decay=1e-4)
         self.scaler = scaler or new_scaler(CPU, precision)
         self.window = Window(10, [f"video{row}.mp4" for row in range(10)])
         self.num_steps = 0
@@ -319,7 +319,7 @@ def train_compiled(folder: Path, last_step: int) -> None:
     torch.manual_seed(config.run.seed)
     method = CompilableMethod()
     compile_method(method.to(memory_format=torch.channels_last_3d))
-    optimizer = new_optimizer(method, "fp32", lr=0.1, momentum=0.9, weight_decay=1e-4)
+    optimizer = new_optimizer(method, lr=0.1, momentum=0.9, weight_decay=1e-4)
     state = replace(make_state(config), method=method, optimizer=optimizer)
     for path in folder.glob("*.pt"):
         torch.manual_seed(12345)  # what a new process happens to have
