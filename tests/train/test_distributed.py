@@ -301,7 +301,8 @@ def test_a_killed_rank_is_restarted_and_repeats_its_losses_to_the_bit(story: dic
 
 def test_sigterm_to_torchrun_saves_and_says_how_to_go_on(story: dict[str, Any]) -> None:
     assert story["status"] != 0
-    assert story["printed"].count("stopped by SIGTERM; the checkpoint is written. Go on with: torchrun") == 1
+    said = "stopped by SIGTERM; the checkpoint is written. Go on with: torchrun"
+    assert story["printed"].count(said) == 1, story["printed"]
     assert "torchrun --nproc-per-node=2 -m train demo" in story["printed"]
     checkpoint = load(story["folder"] / "run" / LAST)
     assert checkpoint["step"] == losses(story["folder"] / "run")[-1][0]
