@@ -10,12 +10,6 @@ in :mod:`benchmarks.peers`.
     python -m benchmarks decode-to-loss --source FOLDER_OF_VIDEOS
 """
 
-import os
-
-# As in train/train.py: threads that spin while they wait slow a busy machine down.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-import random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
@@ -26,8 +20,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 from torch import Tensor
 
 from benchmarks import results
@@ -38,17 +30,17 @@ from benchmarks.peers import OURS, REFERENCE, missing_packages
 from benchmarks.reference_step import (
     CLIP_NORM,
     LR,
-    NUM_CLASSES,
     FloatBatch,
     ReferenceStep,
     ReferenceStepBenchmark,
     verified,
 )
 from benchmarks.results import RESULTS, Record, Series, finish
-from benchmarks.tables import markdown_table, spread
-from benchmarks.turns import Candidate, Made, Speed
+from benchmarks.step import NUM_CLASSES
+from benchmarks.tables import Grid, spread
+from benchmarks.turns import Candidate, Made, Speed, in_rounds
 from benchmarks.utilization import sampled
-from benchmarks.verdicts import judge, print_verdicts
+from benchmarks.verdicts import TARGET_WAIT_PCT, judge, markdown_verdicts, print_verdicts
 from pipeline.batch import ClipBatch
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex
@@ -56,7 +48,6 @@ from train.methods import METHODS
 from train.step import check_compiler, compile_method, new_optimizer, new_scaler, train_step
 
 TARGET = 1.5
-TARGET_WAIT_PCT = 2.0
 BEST = "mjpeg"
 """The prepared files that cost a CPU the least."""
 _NUM_SAMPLES = 480
@@ -120,10 +111,7 @@ def run(benchmark: DecodeToLossBenchmark) -> int:
         series[name] = Series("clips/s", "higher", tuple(speed.clips_per_s for speed in measured))
         series[f"{name}, cpu"] = Series("cpu-ms/clip", "lower", tuple(speed.cpu_ms_per_clip for speed in measured))
         series[f"{name}, data wait"] = Series("%", "lower", tuple(map(_wait_pct, measured)))
-    table = Table(*_HEADER)
-    for cells in _cells(series):
-        table.add_row(*cells)
-    console.print(table)
+    console.print(_grid(series).table())
     verdicts = {
         kind: judge(
             f"decode to loss: ours on {kind} over {REFERENCE} on {ORIGINAL}",
@@ -169,25 +157,17 @@ def _take_turns(benchmark: DecodeToLossBenchmark) -> dict[Entrant, list[Speed]]:
         InputError: one fails.
     """
     speeds: dict[Entrant, list[Speed]] = {entrant: [] for entrant in ENTRANTS}
-    order = random.Random(0)
     candidates = {side: Candidate(take_steps) for side in (REFERENCE, OURS)}
     try:
         for side, candidate in candidates.items():  # networks are made, and ours compiled, before the first round
             candidate.turn(side, benchmark, _index_path(benchmark, ORIGINAL), warmup_clips=1, seconds=0.0)
-        start = time.perf_counter()
-        with Progress() as progress:
-            task = progress.add_task("training", total=benchmark.rounds * len(ENTRANTS))
-            for done in range(benchmark.rounds):
-                if done and (time.perf_counter() - start) * (done + 1) / done > benchmark.budget_s:
-                    break
-                for kind, side in order.sample(ENTRANTS, len(ENTRANTS)):
-                    speed = candidates[side].turn(
-                        *(side, benchmark, _index_path(benchmark, kind)), warmup_clips=1, seconds=benchmark.seconds
-                    )
-                    if isinstance(speed, str):
-                        raise InputError(f"{side} on {kind} failed: {speed}")
-                    speeds[kind, side].append(speed)
-                    progress.advance(task)
+        for kind, side in in_rounds(ENTRANTS, benchmark.rounds, benchmark.budget_s):
+            speed = candidates[side].turn(
+                *(side, benchmark, _index_path(benchmark, kind)), warmup_clips=1, seconds=benchmark.seconds
+            )
+            if isinstance(speed, str):
+                raise InputError(f"{side} on {kind} failed: {speed}")
+            speeds[kind, side].append(speed)
     finally:
         for candidate in candidates.values():
             candidate.close()
@@ -259,14 +239,12 @@ def _our_step(width: int, compiled: bool) -> Callable[[ClipBatch], dict[str, Ten
     return step
 
 
-_HEADER = ("file: side", "clips/s (quartiles)", "cpu-ms per clip", "data wait, %")
-
-
-def _cells(series: Mapping[str, Series]) -> Iterator[tuple[str, ...]]:
-    for kind, side in ENTRANTS:
-        name = f"{kind}: {side}"
+def _grid(series: Mapping[str, Series]) -> Grid:
+    rows = []
+    for name in (f"{kind}: {side}" for kind, side in ENTRANTS):
         cpu, wait = (series[f"{name}, {part}"].median for part in ("cpu", "data wait"))
-        yield name, spread(series[name], ".2f"), f"{cpu:.0f}", f"{wait:.1f}"
+        rows.append((name, spread(series[name], ".2f"), f"{cpu:.0f}", f"{wait:.1f}"))
+    return Grid("", ("file: side", "clips/s (quartiles)", "cpu-ms per clip", "data wait, %"), tuple(rows))
 
 
 def markdown(record: Record) -> str:
@@ -277,10 +255,10 @@ def markdown(record: Record) -> str:
         f"{done['batch_labeled']} clips a step, in turns; ours {'compiled' if done['compiled'] else 'eager'}, "
         "decoded by 2 threads; the paper's by 4 processes, two for each kind of clips."
     )
-    verdicts = "\n".join(f"- {verdict['text']}" for verdict in record.findings["verdicts"].values())
+    verdicts = markdown_verdicts(record.findings["verdicts"])
     waits = ", ".join(f"{kind} {wait:.1f} %" for kind, wait in record.findings["data_wait_pct"].items())
     verdicts += f"\n- data wait of ours: {waits}, at most {record.findings['data_wait_target_pct']:g} % asked for"
-    return "\n\n".join([caption, markdown_table(_HEADER, _cells(record.series)), verdicts])
+    return "\n\n".join([caption, _grid(record.series).markdown(), verdicts])
 
 
 def main() -> None:

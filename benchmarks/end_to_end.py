@@ -12,7 +12,7 @@ all cores could do if they worked on nothing else and never idled: cores / (CPU 
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
@@ -20,21 +20,18 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import results
 from benchmarks.checks import check_batch
 from benchmarks.clock import Cost, in_turns
 from benchmarks.loader import clips_made, time_loader
 from benchmarks.results import Record, Series, finish
-from benchmarks.tables import markdown_table, spread
+from benchmarks.tables import Grid, spread
 from benchmarks.training import Repeated, Stretch, Training, TrainingOptions, configure, find_videos, synthetic
 from benchmarks.utilization import sampled
+from benchmarks.verdicts import TARGET_WAIT_PCT
 from pipeline.errors import InputError
 from pipeline.processes import num_cores
-
-TARGET_WAIT_PCT = 2.0
-"""Most that a step may wait for its batch, where the model is what limits."""
 
 _LEAST_STEPS = 6  # of a turn: a few batches lie ready when it begins
 
@@ -168,18 +165,13 @@ def conclude(series: dict[str, Series], cores: int) -> tuple[Series, dict[str, A
     }
 
 
-_HEADER = ("", "clips/s (quartiles)", "cpu-ms per clip", "ms a step")
-
-
-def _cells(series: Mapping[str, Series]) -> Iterator[tuple[str, ...]]:
+def _grid(series: Mapping[str, Series]) -> Grid:
+    rows = []
     for name, title in (("loader", "loader alone"), ("ceiling", "step alone"), ("end_to_end", "end-to-end")):
         step = series.get(f"{name}/step_ms")
-        yield (
-            title,
-            spread(series[f"{name}/clips_per_s"], ".2f"),
-            f"{series[f'{name}/cpu_ms'].median:.1f}",
-            f"{step.median:.0f}" if step else "",
-        )
+        rate, cpu = spread(series[f"{name}/clips_per_s"], ".2f"), f"{series[f'{name}/cpu_ms'].median:.1f}"
+        rows.append((title, rate, cpu, f"{step.median:.0f}" if step else ""))
+    return Grid("", ("", "clips/s (quartiles)", "cpu-ms per clip", "ms a step"), tuple(rows))
 
 
 def markdown(record: Record) -> str:
@@ -189,7 +181,7 @@ def markdown(record: Record) -> str:
         f"`{done['method']}` on {done['clip_len']} frames of {done['size']}×{done['size']}, {done['batch_labeled']} + "
         f"{done['batch_unlabeled']} clips a step, {done['repeats']} turns of each."
     )
-    return "\n\n".join([caption, markdown_table(_HEADER, _cells(record.series)), f"{record.findings['says']}."])
+    return "\n\n".join([caption, _grid(record.series).markdown(), f"{record.findings['says']}."])
 
 
 def run(benchmark: EndToEndBenchmark) -> int:
@@ -201,10 +193,7 @@ def run(benchmark: EndToEndBenchmark) -> int:
         turns, before = measure(benchmark, training)
     series = series_of(turns)
     headline, findings = conclude(series, num_cores())
-    table = Table(*_HEADER)
-    for cells in _cells(series):
-        table.add_row(*cells)
-    Console().print(table)
+    Console().print(_grid(series).table())
     print(findings["says"])
     finish(
         "end-to-end",

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from benchmarks.grid import STYLE, Grid, save_png
+from benchmarks.charts import STYLE, save_png
 from benchmarks.results import Record, Series
+from benchmarks.tables import Grid, spread
 
 LABELS = {
     "frame_stride": "frame stride",
@@ -102,13 +103,8 @@ def grid(axis: str, series: Measured) -> Grid:
     """Medians and quartiles of an axis."""
     columns = measurements(axis)
     curves = [curve(axis, one, series) for one in columns]
-    rows = tuple((f"{value:,}", *(_cell(points[value]) for points in curves)) for value in curves[0])
+    rows = tuple((f"{value:,}", *(spread(points[value], ".3g") for points in curves)) for value in curves[0])
     return Grid(f"By {LABELS[axis]}, median (quartiles)", (LABELS[axis], *columns), rows)
-
-
-def _cell(series: Series) -> str:
-    low, high = series.quartiles
-    return f"{series.median:.3g} ({low:.3g}–{high:.3g})"
 
 
 def markdown(record: Record) -> str:

@@ -8,8 +8,6 @@ installed are passed over and named; benchmarks/requirements-peers.txt lists the
     python -m benchmarks peers --source FOLDER_OF_VIDEOS --rounds 5
 """
 
-import random
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,13 +17,12 @@ from statistics import median
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks import results
 from benchmarks.clips import KINDS, ORIGINAL, describe, make_clips
 from benchmarks.results import RESULTS, Series, finish
-from benchmarks.turns import Candidate, Made, Speed
+from benchmarks.turns import Candidate, Made, Speed, in_rounds
 from benchmarks.utilization import sampled
 from benchmarks.verdicts import judge, print_verdicts
 from pipeline.errors import InputError
@@ -132,26 +129,16 @@ def _take_turns(
     """Speeds of each entrant, one a round, and the errors of those that failed."""
     speeds: dict[Entrant, list[Speed]] = {entrant: [] for entrant in entrants}
     errors: dict[Entrant, str] = {}
-    order = random.Random(0)
     candidates = {name: Candidate(make_clips_of) for name in dict.fromkeys(name for _, name in entrants)}
-    start = time.perf_counter()
     try:
-        with Progress() as progress:
-            task = progress.add_task("comparing", total=benchmark.rounds * len(entrants))
-            for done in range(benchmark.rounds):
-                if done and (time.perf_counter() - start) * (done + 1) / done > benchmark.budget_s:
-                    break
-                for kind, name in order.sample(entrants, len(entrants)):
-                    progress.update(task, description=f"{name} on {kind}")
-                    if (kind, name) not in errors:
-                        speed = candidates[name].turn(
-                            name, indexes[kind], warmup_clips=WARMUP_CLIPS, seconds=benchmark.seconds
-                        )
-                        if isinstance(speed, Speed):
-                            speeds[kind, name].append(speed)
-                        else:
-                            errors[kind, name] = speed
-                    progress.advance(task)
+        for kind, name in in_rounds(entrants, benchmark.rounds, benchmark.budget_s):
+            if (kind, name) in errors:
+                continue
+            speed = candidates[name].turn(name, indexes[kind], warmup_clips=WARMUP_CLIPS, seconds=benchmark.seconds)
+            if isinstance(speed, Speed):
+                speeds[kind, name].append(speed)
+            else:
+                errors[kind, name] = speed
     finally:
         for candidate in candidates.values():
             candidate.close()

@@ -3,12 +3,13 @@
 from itertools import chain
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.charts import save_png
 from benchmarks.peers import OURS, REFERENCE
 from benchmarks.results import Record, Series
 from benchmarks.tables import markdown_table, spread, times
+from benchmarks.verdicts import markdown_verdicts
 
 TITLES = {
     "h264": "H.264 as downloaded",
@@ -39,7 +40,7 @@ def markdown(record: Record) -> str:
         cells = [f"{by_name[name].median:.1f}" if name in by_name else "" for name in names]
         cells = [f"**{cell}**" if name == OURS else cell for name, cell in zip(names, cells, strict=True)]
         rows.append((_title(kind), *cells, _to_best(by_name), _to_reference(by_name, rates)))
-    verdicts = "\n".join(f"- {verdict['text']}" for verdict in record.findings["verdicts"].values())
+    verdicts = markdown_verdicts(record.findings["verdicts"])
     return "\n\n".join([_caption(record, rates), markdown_table(header, rows), verdicts])
 
 
@@ -47,7 +48,6 @@ def chart(record: Record, path: Path) -> None:
     """Clips/s of each loader, by kind of file; whiskers are quartiles."""
     rates = _rates(record)
     figure = Figure(figsize=(10, 0.5 + 1.5 * ((len(rates) + 1) // 2)), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots((len(rates) + 1) // 2, 2, sharex=True, squeeze=False)
     for axes in grid.flat[len(rates) :]:
         axes.set_axis_off()
@@ -66,7 +66,7 @@ def chart(record: Record, path: Path) -> None:
         axes.tick_params(labelsize=8, labelbottom=True)
         axes.margins(x=0.12)
     figure.supxlabel("clips/s", fontsize=9)
-    figure.savefig(path, dpi=110)
+    save_png(figure, path)
 
 
 def _rates(record: Record) -> Rates:

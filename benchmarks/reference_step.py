@@ -9,13 +9,8 @@ gradients are compared too.  Steps take turns.
     python -m benchmarks reference-step --size 112 --batch-labeled 2
 """
 
-import os
-
-# As in train/train.py: threads that spin while they wait slow a busy machine down.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,15 +19,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks import results
 from benchmarks.results import RESULTS, Record, Series, finish
-from benchmarks.step import FORMS, SAME, Candidate, StepBenchmark, Timing, difference, synthetic_batch
-from benchmarks.tables import markdown_table, spread
+from benchmarks.step import FORMS, NUM_CLASSES, SAME, Candidate, StepBenchmark, Timing, difference, synthetic_batch
+from benchmarks.tables import Grid, spread
 from benchmarks.utilization import sampled
-from benchmarks.verdicts import judge, print_verdicts
+from benchmarks.verdicts import judge, markdown_verdicts, print_verdicts
 from model import normalize
 from model.r3d import Conv3x3x3
 from pipeline.batch import ClipBatch
@@ -41,7 +35,6 @@ from train.methods.temporal_gradient import Config, TemporalGradient
 from train.step import check_compiler
 
 REFERENCE = "reference"
-NUM_CLASSES = 101
 TARGET = 1.4
 LR = 1e-3
 CLIP_NORM = 40.0
@@ -233,12 +226,12 @@ def _timed(reference: ReferenceStep, batch: FloatBatch) -> Timing:
     return Timing(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-_HEADER = ("step", "ms (quartiles)", "cpu-ms", "first two steps, s")
-
-
-def _cells(series: Mapping[str, Series], first_s: Mapping[str, float]) -> Iterator[tuple[str, ...]]:
-    for name, first in first_s.items():
-        yield name, spread(series[name], ",.0f"), f"{series[f'{name}, cpu'].median:,.0f}", f"{first:.0f}"
+def _grid(series: Mapping[str, Series], first_s: Mapping[str, float]) -> Grid:
+    rows = tuple(
+        (name, spread(series[name], ",.0f"), f"{series[f'{name}, cpu'].median:,.0f}", f"{first:.0f}")
+        for name, first in first_s.items()
+    )
+    return Grid("", ("step", "ms (quartiles)", "cpu-ms", "first two steps, s"), rows)
 
 
 def markdown(record: Record) -> str:
@@ -248,8 +241,8 @@ def markdown(record: Record) -> str:
         f"The paper's step beside ours: {done['batch_labeled']} + {done['batch_labeled']} clips of "
         f"{done['size']}×{done['size']}, {record.findings['threads']} threads, {done['repeats']} turns."
     )
-    verdicts = "\n".join(f"- {verdict['text']}" for verdict in record.findings["verdicts"].values())
-    table = markdown_table(_HEADER, _cells(record.series, record.findings["first_steps_s"]))
+    verdicts = markdown_verdicts(record.findings["verdicts"])
+    table = _grid(record.series, record.findings["first_steps_s"]).markdown()
     return "\n\n".join([caption, table, verdicts])
 
 
@@ -263,14 +256,11 @@ def run(benchmark: ReferenceStepBenchmark) -> int:
     for name, timings in turns.items():
         series[name] = Series("ms", "lower", tuple(1000 * timing.wall_s for timing in timings))
         series[f"{name}, cpu"] = Series("cpu-ms", "lower", tuple(1000 * timing.cpu_s for timing in timings))
-    table = Table(*_HEADER)
-    for cells in _cells(series, first_s):
-        table.add_row(*cells)
     best = min((name for name in turns if name != REFERENCE), key=lambda name: series[name].median)
     ours, theirs = ([1 / timing.wall_s for timing in turns[name]] for name in (best, REFERENCE))
     verdicts = {"step": judge(f"step: ours ({best}) over {REFERENCE}", ours, theirs, TARGET)}
     console = Console()
-    console.print(table)
+    console.print(_grid(series, first_s).table())
     met = print_verdicts(console, verdicts)
     finish(
         "reference_step",

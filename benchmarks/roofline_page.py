@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.ceilings import ASSUMPTIONS, NVDEC_FRAMES_PER_S, PUBLISHED_CPU_CLIPS_PER_S
-from benchmarks.grid import STYLE, Grid, save_png
+from benchmarks.charts import STYLE, save_png
 from benchmarks.results import Record
+from benchmarks.tables import Grid
 
 _COLORS = {"cautious": "#f97316", "ceiling": "#3b82f6"}
 _CHARTED_GPUS = 8

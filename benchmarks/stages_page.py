@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.grid import save_png
+from benchmarks.charts import save_png
 from benchmarks.results import Record
 from benchmarks.tables import markdown_table, with_quartiles
 

@@ -1,16 +1,16 @@
 """What turns of differently computed steps come to: series of all, quartiles, a table."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from statistics import quantiles
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
 from benchmarks.results import Series
+from benchmarks.tables import with_quartiles
 
 Turn = tuple[float, float]
 """Seconds of one step: of wall time, and of CPU time of the process."""
 
-_COLUMNS: dict[str, str] = {"step_ms": ".0f", "times_faster": ".2f", "cpu_ms": ".0f", "times_less_cpu": ".2f"}
+_COLUMNS: dict[str, str] = {"step_ms": ",.0f", "times_faster": ".2f", "cpu_ms": ",.0f", "times_less_cpu": ".2f"}
 
 
 def series_of(turns: Mapping[str, Sequence[Turn]], num_clips: int) -> dict[str, Series]:
@@ -44,16 +44,17 @@ def summarize(turns: Mapping[str, Sequence[Turn]], plain: str) -> dict[str, dict
 
 def _quartiles(its: Sequence[Turn], plain: Sequence[Turn]) -> dict[str, float]:
     pairs = list(zip(its, plain, strict=True))
-    columns: dict[str, Iterator[float]] = {
-        "step_ms": (1000 * wall_s for wall_s, _ in its),
-        "cpu_ms": (1000 * cpu_s for _, cpu_s in its),
-        "times_faster": (theirs_s / ours_s for (ours_s, _), (theirs_s, _) in pairs),
-        "times_less_cpu": (theirs_s / ours_s for (_, ours_s), (_, theirs_s) in pairs),
+    columns = {
+        "step_ms": [1000 * wall_s for wall_s, _ in its],
+        "cpu_ms": [1000 * cpu_s for _, cpu_s in its],
+        "times_faster": [theirs_s / ours_s for (ours_s, _), (theirs_s, _) in pairs],
+        "times_less_cpu": [theirs_s / ours_s for (_, ours_s), (_, theirs_s) in pairs],
     }
     summary: dict[str, float] = {}
     for name, values in columns.items():
-        low, median, high = quantiles(values, n=4, method="inclusive")
-        summary |= {f"{name}_q1": low, name: median, f"{name}_q3": high}
+        one = Series("", "higher", tuple(values))
+        low, high = one.quartiles
+        summary |= {f"{name}_q1": low, name: one.median, f"{name}_q3": high}
     return summary
 
 
@@ -65,11 +66,16 @@ def table_of(forms: Mapping[str, Mapping[str, float]]) -> Table:
     """
     table = Table("form of the step", "clips/s", "ms", "times faster", "cpu-ms", "times less cpu", "first two steps, s")
     for name, row in forms.items():
-        cells = (_cell(row, column) for column in _COLUMNS)
+        cells = (cell(row, column) for column in _COLUMNS)
         table.add_row(name, f"{row['clips_per_s']:.2f}", *cells, f"{row['first_steps_s']:.0f}")
     return table
 
 
-def _cell(row: Mapping[str, float], column: str) -> str:
-    low, median, high = (format(row[name], _COLUMNS[column]) for name in (f"{column}_q1", column, f"{column}_q3"))
-    return f"{median} ({low}-{high})"
+def cell(row: Mapping[str, float], column: str) -> str:
+    """A median of :func:`summarize` with its quartiles.
+
+    Args:
+        row: of a form.
+        column: "step_ms", "times_faster", "cpu_ms" or "times_less_cpu".
+    """
+    return with_quartiles(row[column], (row[f"{column}_q1"], row[f"{column}_q3"]), _COLUMNS[column])

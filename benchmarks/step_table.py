@@ -1,7 +1,8 @@
 """The table of what forms of a training step were measured to take; measuring is left to :mod:`benchmarks.step`."""
 
 from benchmarks.results import Record
-from benchmarks.tables import markdown_table, with_quartiles
+from benchmarks.step_summary import cell
+from benchmarks.tables import markdown_table
 
 
 def markdown(record: Record) -> str:
@@ -15,11 +16,7 @@ def markdown(record: Record) -> str:
         f"{done['repeats']} rounds in turns, in brackets quartiles; ratios are of the same round."
     )
     rows = [
-        (name, _cell(row, "step_ms", ",.0f"), _cell(row, "times_faster", ".2f"), f"{row['first_steps_s']:.0f}")
+        (name, cell(row, "step_ms"), cell(row, "times_faster"), f"{row['first_steps_s']:.0f}")
         for name, row in forms.items()
     ]
     return "\n\n".join([caption, markdown_table(("form", "ms", "times faster", "first two steps, s"), rows)])
-
-
-def _cell(row: dict[str, float], column: str, form: str) -> str:
-    return with_quartiles(row[column], (row[f"{column}_q1"], row[f"{column}_q3"]), form)

@@ -1,20 +1,25 @@
 """Candidates that are measured in turns, each in a process of its own.
 
 So nothing of one is in the memory, threads or caches of another, and what slows the machine for a while slows all.  A
-process idles between its turns, so that nobody pays for its start each time.
+process idles between its turns, so that nobody pays for its start each time.  Turns come in rounds: :func:`in_rounds`.
 """
 
 import os
+import random
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from rich.progress import Progress
 
 from pipeline.errors import InputError
+
+Entrant = TypeVar("Entrant", bound=tuple[str, str])
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -90,6 +95,27 @@ class Candidate:
         self._process.join(5)
         self._process.terminate()
         self._process.join()
+
+
+def in_rounds(entrants: Sequence[Entrant], rounds: int, budget_s: float) -> Iterator[Entrant]:
+    """Whose turn it is, with progress shown: everybody once a round, in another order each.
+
+    Args:
+        entrants: a kind of file and who reads it.
+        rounds: at most.
+        budget_s: no round is begun that would not end within so many seconds; the first one is always taken.
+    """
+    order, start = random.Random(0), time.perf_counter()
+    with Progress() as progress:
+        task = progress.add_task("", total=rounds * len(entrants))
+        for done in range(rounds):
+            if done and (time.perf_counter() - start) * (done + 1) / done > budget_s:
+                break
+            for entrant in order.sample(entrants, len(entrants)):
+                kind, name = entrant
+                progress.update(task, description=f"{name} on {kind}")
+                yield entrant
+                progress.advance(task)
 
 
 def _serve(connection: Connection, make: Callable[..., Iterator[Made]]) -> None:

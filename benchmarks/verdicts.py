@@ -3,11 +3,15 @@
 Ratios are taken within turns, since what slows the machine for a while slows both; the median of them counts.
 """
 
-from collections.abc import Sequence
-from statistics import median, quantiles
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+
+from benchmarks.results import Series
+
+TARGET_WAIT_PCT = 2.0
+"""Most that a step may wait for its batch, where the model is what limits."""
 
 
 def judge(what: str, ours: Sequence[float], theirs: Sequence[float], target: float) -> dict[str, Any]:
@@ -22,11 +26,8 @@ def judge(what: str, ours: Sequence[float], theirs: Sequence[float], target: flo
     Returns:
         JSON types: "ratio", the median, "quartiles" of the turns' ratios, "target", "met", and "text" that says so.
     """
-    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    ratio = median(ratios)
-    low, high = ratio, ratio
-    if len(ratios) > 1:
-        low, _, high = quantiles(ratios, n=4, method="inclusive")
+    ratios = Series("times", "higher", tuple(one / other for one, other in zip(ours, theirs, strict=True)))
+    ratio, (low, high) = ratios.median, ratios.quartiles
     met = ratio >= target
     text = (
         f"{what}: {ratio:.2f} times ({low:.2f}-{high:.2f}), {'at least' if met else 'below'} the {target:g} asked for"
@@ -39,3 +40,8 @@ def print_verdicts(console: Console, verdicts: dict[str, dict[str, Any]]) -> boo
     for verdict in verdicts.values():
         console.print(verdict["text"], style="green" if verdict["met"] else "red")
     return all(verdict["met"] for verdict in verdicts.values())
+
+
+def markdown_verdicts(verdicts: Mapping[str, Mapping[str, Any]]) -> str:
+    """A list of them for a document."""
+    return "\n".join(f"- {verdict['text']}" for verdict in verdicts.values())
