@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.index import FILE_NAME, VideoIndex
+from pipeline.pack import pack
 from train.doctor import checks, describe, doctor, main, show
 from train.doctor_checks.data import IndexState, judge_data, judge_index, look_at_data, look_at_index
 from train.doctor_checks.finding import Check, Finding, examine, examine_all
@@ -215,6 +216,15 @@ def test_a_folder_is_judged_without_opening_a_video(tmp_path: Path) -> None:
     assert look_at_data(tmp_path) == Finding("ok", f"{tmp_path}: 2 videos; 2 class folders")
     (tmp_path / "stray.mp4").touch()
     assert "stray.mp4 lies in no class folder" in look_at_data(tmp_path).found
+
+
+def test_videos_in_tars_are_counted_and_classed_as_loose_ones_are(tmp_path: Path) -> None:
+    loose, packed = tmp_path / "loose", tmp_path / "packed"
+    for name in ("jump/a.mp4", "jump/b.mp4", "wave/c.mp4"):
+        (loose / name).parent.mkdir(parents=True, exist_ok=True)
+        (loose / name).write_bytes(name.encode())
+    pack(loose, packed)
+    assert look_at_data(packed) == Finding("ok", f"{packed}: 3 videos; 2 class folders")
 
 
 def test_an_index_is_looked_at_as_runs_would_use_it(tmp_path: Path, video: Callable[..., Path]) -> None:

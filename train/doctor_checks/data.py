@@ -1,6 +1,6 @@
 """A folder of videos: is it there, whose rules does it follow, and is its index up to date?
 
-Quick: names are listed and sizes compared, no video is opened.
+Quick: names are listed, those in tars too, and sizes compared; no video is opened.
 """
 
 from collections import Counter
@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from pipeline.datasets import DataOptions, find_annotations
 from pipeline.errors import InputError
-from pipeline.files import find_videos
 from pipeline.folders import roster_of_folders
 from pipeline.index import FILE_NAME, VideoIndex
+from pipeline.sources import find_sources
 from train.doctor_checks.finding import Finding
 
 _KINDS = {"ucf101": "UCF-101", "hmdb51": "HMDB-51", "kinetics": "Kinetics"}
@@ -32,10 +32,12 @@ def look_at_data(root: Path) -> Finding:
         return Finding("fail", f"{root} is not a folder", "give the folder that holds the videos, or mount it")
     try:
         kind, folder = find_annotations(root, DataOptions())
-        paths = find_videos(root)
+        sources = find_sources(root)
+        refused = {path: refusal.reason for path, refusal in sources.refused.items()}
+        paths = sorted(sources.videos.keys() - refused.keys())
         if kind != "folder" or not paths:
             return judge_data(root, len(paths), f"{_KINDS.get(kind, kind)}, annotations in {folder}")
-        classes = roster_of_folders(_Listed(root, paths, {})).class_names
+        classes = roster_of_folders(_Listed(root, paths, refused)).class_names
     except InputError as error:
         return Finding("fail", str(error), "correct it, or give runs --data.train-list or --data.annotations")
     return judge_data(root, len(paths), f"{len(classes)} class folders")
