@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from pipeline import official
 from pipeline.errors import InputError
 from pipeline.folders import roster_of_folders
-from pipeline.lists import UNKNOWN, Entry, check_listable, printable, read_class_names, read_list
+from pipeline.lists import UNKNOWN, Entry, check_listable, read_class_names, read_list
 from pipeline.lookup import Lookup, Videos
 from pipeline.official import Annotations
 from pipeline.roster import Roster, compare_labels, roster_of_lists
 from pipeline.subsets import digest, draw_per_class, draw_uniform, draw_val, take_listed
+from pipeline.text import printable
 
 Format = Literal["auto", "folder", "ucf101", "hmdb51", "kinetics", "list"]
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.files import write_whole
-from pipeline.text import spelled_out
+from pipeline.text import printable
 
 UNKNOWN = -1  # the label of a video whose class is not known
 _MAX_CLASSES = 100_000  # a label above is a mistake, not a class
@@ -44,16 +44,6 @@ class Entry(NamedTuple):
 def where(entry: Entry) -> str:
     """The place of an entry, for messages."""
     return f"{entry.file}, line {entry.line}"
-
-
-def printable(text: str) -> str:
-    """A text of one line, such as a file name, that can be printed and written as UTF-8, whatever is in it."""
-    return spelled_out(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-
-
-def printable_lines(text: str) -> str:
-    """As :func:`printable`, for a text of several lines."""
-    return "\n".join(map(printable, text.split("\n")))
 
 
 def read_lines(file: Path) -> list[tuple[int, str]]:

@@ -15,7 +15,8 @@ from typing import Protocol
 
 from pipeline.errors import InputError
 from pipeline.files import VIDEO_SUFFIXES, stays_inside
-from pipeline.lists import Entry, printable, where
+from pipeline.lists import Entry, where
+from pipeline.text import printable
 
 Key = Callable[[str], str | None]
 

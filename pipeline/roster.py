@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.errors import InputError
-from pipeline.lists import UNKNOWN, Entry, printable, where
+from pipeline.lists import UNKNOWN, Entry, where
 from pipeline.lookup import Lookup, strip_suffix
 from pipeline.official import Annotations
+from pipeline.text import printable
 
 
 @dataclass

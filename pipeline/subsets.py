@@ -11,9 +11,10 @@ import os
 from collections.abc import Collection, Iterable
 
 from pipeline.errors import InputError
-from pipeline.lists import UNKNOWN, Entry, printable, where
+from pipeline.lists import UNKNOWN, Entry, where
 from pipeline.lookup import Lookup, strip_suffix
 from pipeline.roster import Roster, check_labels, compare_labels, find_listed
+from pipeline.text import printable
 
 
 def drawing_order(roster: Roster, rows: Iterable[int], purpose: str, seed: int) -> list[int]:

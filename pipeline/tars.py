@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from pipeline.files import VIDEO_SUFFIXES
+from pipeline.files import VIDEO_SUFFIXES, stays_inside
 from pipeline.folders import UNLABELED
 from pipeline.lists import UNKNOWN
 
@@ -75,7 +75,7 @@ def list_tar(file: Path) -> Listing:
                 place = _place(found, size)
                 path = posixpath.join(_class_of(stream, size, stem, members), path)
             except _Unusable as error:
-                refused[path if _stays_inside(name) else _nowhere(file, name)] = str(error)
+                refused[path if stays_inside(name) else _nowhere(file, name)] = str(error)
                 continue
             if path in videos:
                 refused[path] = f"twice in {file.name}: rename one"
@@ -130,10 +130,6 @@ def _is_wanted(name: str) -> bool:
     return (suffix in VIDEO_SUFFIXES or suffix in _LABEL_SUFFIXES) and not is_hidden
 
 
-def _stays_inside(name: str) -> bool:
-    return not name.startswith("/") and ".." not in name.split("/")
-
-
 def _nowhere(file: Path, name: str) -> str:
     return f"{file.name}:{name}".replace("/", "\\")
 
@@ -146,7 +142,7 @@ def _tidy(name: str) -> str:
 def _place(found: list[tarfile.TarInfo], size: int) -> tuple[int, int]:
     """Where the one member of a name lies, in a tar of that size; raises _Unusable."""
     member = found[0]
-    if not _stays_inside(member.name):
+    if not stays_inside(member.name):
         raise _Unusable("its path leads out of the folder of the tar: pack it anew")
     if len(found) > 1:
         raise _Unusable(f"{len(found)} times in the tar: pack it anew with the one that is meant")

@@ -14,3 +14,13 @@ def spelled_out(text: str) -> str:
 def lines_spelled_out(text: str) -> str:
     """As :func:`spelled_out`, of a text whose line ends are meant."""
     return "\n".join(map(spelled_out, text.split("\n")))
+
+
+def printable(text: str) -> str:
+    """As :func:`spelled_out`, and fit to be written as UTF-8 too, whatever bytes a file name had."""
+    return spelled_out(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def printable_lines(text: str) -> str:
+    """As :func:`printable`, of a text whose line ends are meant."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 
-from pipeline.lists import printable
+from pipeline.text import printable
 from train.report_classes import hardest_classes, recalls_of, top_confusions
 
 _CORNER = "true \\ guessed"

@@ -25,8 +25,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import InputError
-from pipeline.lists import printable
 from pipeline.program import run_program
+from pipeline.text import printable
 from train.doctor_checks import gpu, machine, software
 from train.doctor_checks.finding import Check, Finding, Verdict, examine_all
 

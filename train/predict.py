@@ -29,9 +29,9 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.evaluation import center_views, multi_views
 from pipeline.index import VideoIndex
-from pipeline.lists import printable
 from pipeline.program import run_program
 from pipeline.sources import TAR_SUFFIX, Source, Sources, find_sources, sources_in, stat_source
+from pipeline.text import printable
 from train.saved_run import Checkpoint, Device, RunFolder, SavedRun, open_run
 from train.scoring import predict_center, predict_test
 from train.validation import clip_spec, decoding

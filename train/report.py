@@ -17,9 +17,9 @@ import numpy as np
 from pipeline.batch import ClipBatch
 from pipeline.errors import InputError
 from pipeline.files import write_whole
-from pipeline.lists import printable, printable_lines
 from pipeline.program import run_program
 from pipeline.show import contact_sheet
+from pipeline.text import printable, printable_lines
 from train.config import to_json
 from train.confusion import draw_confusion
 from train.metrics import write_pictures

@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.lists import printable_lines
+from pipeline.text import printable_lines
 from train.report_classes import ClassScore, Confusion
 from train.report_clips import ExplainedClip
 

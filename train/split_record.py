@@ -12,7 +12,8 @@ from pipeline.datasets import DataSplit
 from pipeline.errors import InputError
 from pipeline.files import write_whole
 from pipeline.index import VideoIndex
-from pipeline.lists import printable, write_list
+from pipeline.lists import write_list
+from pipeline.text import printable
 
 SPLIT = "split.json"
 LABELED = "labeled.txt"

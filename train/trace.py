@@ -36,7 +36,6 @@ from pipeline.batch import ClipBatch, Views
 from pipeline.errors import InputError
 from pipeline.graph import ClipGraph, GraphSpec
 from pipeline.index import VideoIndex
-from pipeline.lists import printable
 from pipeline.loader import choose_decoder
 from pipeline.plan import ClipPlan, plan_clip
 from pipeline.program import report_errors
@@ -44,6 +43,7 @@ from pipeline.record import VideoRecord
 from pipeline.scanning import scan
 from pipeline.show import describe_box, describe_video, draw_clip
 from pipeline.slicing import slice_clip
+from pipeline.text import printable
 from train.cli import parse
 from train.config import Config, resolve
 from train.fit import new_method

@@ -13,8 +13,8 @@ import numpy as np
 from pipeline.datasets import DataSplit, split_videos
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex
-from pipeline.lists import printable
 from pipeline.synthetic import generate_motion_dataset
+from pipeline.text import printable
 from train.checkpoint import LAST
 from train.config import Config
 from train.distributed import ALONE, Ranks

@@ -3,8 +3,7 @@
 import pytest
 
 from pipeline.files import stays_inside
-from pipeline.lists import printable, printable_lines
-from pipeline.text import lines_spelled_out, spelled_out
+from pipeline.text import lines_spelled_out, printable, printable_lines, spelled_out
 
 
 @pytest.mark.parametrize(
