@@ -21,9 +21,11 @@ import numpy as np
 from av.video.stream import VideoStream
 from rich.progress import track
 
+from pipeline.datasets import DataSplit
 from pipeline.encode import video_writer
 from pipeline.errors import InputError
 from pipeline.files import find_videos
+from pipeline.index import VideoIndex
 from pipeline.transcode import CODECS
 
 ORIGINAL = "h264"
@@ -75,6 +77,12 @@ def make_clips(root: Path, source: Path | None) -> dict[str, Path]:
                 _write(unfinished, frames, kind)
                 os.replace(unfinished, missing[number, kind])
     return folders
+
+
+def one_class(index: VideoIndex) -> DataSplit:
+    """All videos of an index in one class, labeled and unlabeled at once: what only loads does not learn."""
+    rows = np.arange(len(index))
+    return DataSplit(("clip",), np.zeros(len(index), np.int64), rows, rows, rows[:0])
 
 
 def describe(folders: dict[str, Path]) -> dict[str, object]:

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from benchmarks.clips import drawn_frames
+from benchmarks.clips import drawn_frames, one_class
 from benchmarks.turns import Made, Speed, cpu_s
 from pipeline.batch import Needs
-from pipeline.datasets import DataSplit
 from pipeline.encode import write_video
 from pipeline.index import FILE_NAME, VideoIndex
 from pipeline.loader import ClipLoader
@@ -85,12 +84,10 @@ def clips(folder: Path, setting: Setting) -> Iterator[Made]:
 
 def _loader(folder: Path, setting: Setting, batch: int, rank: int = 0, world_size: int = 1) -> ClipLoader:
     index = VideoIndex.load(folder / FILE_NAME)
-    rows = np.arange(len(index))
-    split = DataSplit(("drawn",), np.zeros(len(index), np.int64), rows, rows, rows[:0])
     spec = ClipSpec(clip_len=setting.clip_len, frame_stride=setting.frame_stride, size=SIZE, eval_size=SIZE)
     return ClipLoader(
         index,
-        split,
+        one_class(index),
         Needs(tg=True, unlabeled=True, strong=True),
         spec,
         batch_labeled=batch,

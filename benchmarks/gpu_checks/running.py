@@ -7,13 +7,12 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 
+from benchmarks.clips import one_class
 from benchmarks.gpu_checks.bench import FAIL, INFO, PASS, SKIP, Bench, Finding
 from benchmarks.soak import damage_packets
 from pipeline.batch import ClipBatch, Needs
-from pipeline.datasets import DataSplit
 from pipeline.index import VideoIndex
 from pipeline.loader import ClipLoader
 
@@ -140,11 +139,9 @@ def loader_on(
     bench: Bench, index: VideoIndex, *, decoder: str = "dali", seed: int = 0, num_threads: int = 4
 ) -> ClipLoader:
     """A loader as training has it, with all four views."""
-    rows = np.arange(len(index))
-    split = DataSplit(("clip",), np.zeros(len(index), np.int64), rows, rows, rows[:0])
     return ClipLoader(
         index,
-        split,
+        one_class(index),
         Needs(tg=True, unlabeled=True, strong=True),
         bench.spec,
         batch_labeled=_BATCH,

@@ -7,11 +7,9 @@ goes against us.
 
 from collections.abc import Iterator
 
-import numpy as np
-
+from benchmarks.clips import one_class
 from benchmarks.peer_loaders.common import CLIP_LEN, NUM_WORKERS, SIZE, Batch
 from pipeline.batch import Needs
-from pipeline.datasets import DataSplit
 from pipeline.index import VideoIndex
 from pipeline.loader import ClipLoader
 from pipeline.plan import ClipSpec
@@ -21,13 +19,9 @@ UNLABELED = 16
 
 def clip_loader(index: VideoIndex, size: int, batch_labeled: int, batch_unlabeled: int) -> ClipLoader:
     """The loader, with every video labeled and unlabeled at once."""
-    rows = np.arange(len(index))
-    split = DataSplit(
-        class_names=("clip",), labels=np.zeros(len(index), np.int64), labeled=rows, unlabeled=rows, val=rows[:0]
-    )
     return ClipLoader(
         index,
-        split,
+        one_class(index),
         Needs(tg=True, unlabeled=True, strong=True),
         ClipSpec(clip_len=CLIP_LEN, frame_stride=8, size=size),
         batch_labeled=batch_labeled,
