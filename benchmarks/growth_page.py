@@ -27,6 +27,18 @@ LABELS = {
     "ranks": "ranks",
     "videos": "videos of a data set",
 }
+MEANINGS = {
+    "frame_stride": "A clip that is spread wider touches more keyframes, and what lies between is decoded for it.",
+    "clip_len": "Decoding and views grow with the frames; the plan, the packet table and the hand-over do not.",
+    "gop": "Rare keyframes are what makes downloaded files dear, and what `pipeline.prepare` is for.",
+    "num_frames": "The index tells where a clip's packets lie, so nothing before them is read or decoded.",
+    "height": "Decoding follows the number of pixels: in proportion to these would be a power of 2.",
+    "threads": "The views are made by a thread of their own, which wants a core beside those that decode.",
+    "batch": "Batches of any size will do, so theirs can be what the networks want.",
+    "ranks": "Processes share nothing but the cores: where these are taken, another one gains nothing.",
+    "videos": "A clip's cost hardly depends on how many videos there are; opening the index and ordering an epoch do.",
+}
+"""What follows from how the loader is made, by axis; how far it holds is what the numbers say."""
 LOADER = ("clips/s", "cpu-ms")
 INDEX = ("build, s", "open, ms", "memory, MB", "a record, µs", "an epoch's first batch, ms", "a clip's plan, µs")
 _SPEEDS_UP = ("threads", "batch", "ranks")  # whose point is clips/s, not the CPU time of a clip
@@ -111,7 +123,7 @@ def markdown(record: Record) -> str:
     """Sentences of every axis, and the chart of each, for a document in docs/."""
     parts = []
     for axis, found in record.findings.items():
-        parts.append("\n".join(f"- {sentence}" for sentence in found["sentences"]))
+        parts.append("\n".join(f"- {sentence}" for sentence in found["sentences"]) + f"\n\n{MEANINGS[axis]}")
         parts.append(f"![by {LABELS[axis]}](charts/growth-{axis}.png)")
     return "\n\n".join(parts)
 
