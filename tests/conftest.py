@@ -1,6 +1,7 @@
 """Videos that tests share, written once a session."""
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ import torch
 
 from pipeline.encode import ENCODERS, write_video
 from pipeline.index import VideoIndex
+
+# A suite that a shell has started in the background ignores SIGINT, and so would the programs it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # small tensors, and the machine may have few cores
 
