@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torchvision.models.video import r3d_18
 
 from benchmarks.ceilings import PUBLISHED_BATCH, PUBLISHED_CLIP_LEN, PUBLISHED_SIZE, StepCost
-from pipeline.batch import ClipBatch, Views
+from pipeline.noise import noise_batch
 from pipeline.plan import ClipSpec, plan_clip
 from pipeline.record import VideoRecord
 from pipeline.slicing import needed_packets
@@ -98,9 +98,16 @@ def count_method(method: str, *, clip_len: int, size: int, width: int, batch: in
         module = method_type(NUM_CLASSES, method_type.config_type(), width)
         optimizer = new_optimizer(module, lr=0.1, momentum=0.9, weight_decay=1e-4)
         scaler = new_scaler(torch.device("cpu"), precision)
-        pixels = torch.zeros(batch, clip_len, size, size, 3, dtype=torch.uint8)
-        views, rows, progress = Views(pixels, pixels), torch.zeros(batch, dtype=torch.long), torch.zeros(())
-        clips = ClipBatch(views, rows, views, views, rows, rows, rows)
+        module.keep_videos(2 * batch)
+        clips = noise_batch(
+            module.needs,
+            num_labeled=batch,
+            num_unlabeled=batch,
+            clip_len=clip_len,
+            size=size,
+            num_classes=NUM_CLASSES,
+        )
+        progress = torch.zeros(())
 
         def step() -> None:
             train_step(module, optimizer, scaler, clips, progress, lr=0.1, clip_norm=40.0, precision=precision)

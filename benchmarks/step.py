@@ -23,8 +23,9 @@ from benchmarks.results import RESULTS, finish
 from benchmarks.step_summary import series_of, summarize, table_of
 from benchmarks.utilization import sampled
 from model import R3D18
-from pipeline.batch import ClipBatch, Views
+from pipeline.batch import ClipBatch, Needs
 from pipeline.errors import InputError
+from pipeline.noise import noise_batch
 from train.methods import METHODS
 from train.precision import Precision
 from train.step import check_compiler, compile_method, new_optimizer, new_scaler, train_step
@@ -166,7 +167,9 @@ def _method(form: Form, benchmark: StepBenchmark) -> nn.Module:
     """The same first weights in every form, and no dropout, so that losses can be compared."""
     torch.manual_seed(0)
     method_type = METHODS[benchmark.method]
-    method = method_type(NUM_CLASSES, method_type.config_type(), benchmark.width, dropout=0.0).to(benchmark.device)
+    method = method_type(NUM_CLASSES, method_type.config_type(), benchmark.width, dropout=0.0)
+    method.keep_videos(benchmark.batch_labeled + (benchmark.batch_unlabeled or benchmark.batch_labeled))
+    method = method.to(benchmark.device)
     if form.channels_last:
         method = method.to(memory_format=torch.channels_last_3d)
     else:
@@ -179,36 +182,28 @@ def _method(form: Form, benchmark: StepBenchmark) -> nn.Module:
 
 
 def synthetic_batch(benchmark: StepBenchmark) -> ClipBatch:
-    """Random pixels in all views, whatever the method takes of them."""
-    generator = torch.Generator().manual_seed(0)
-    num_labeled, num_unlabeled = benchmark.batch_labeled, benchmark.batch_unlabeled or benchmark.batch_labeled
-
-    def views(num_clips: int) -> Views:
-        shape = (num_clips, benchmark.clip_len, benchmark.size, benchmark.size, 3)
-        rgb, tg = (torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for _ in range(2))
-        return Views(rgb.to(benchmark.device), tg.to(benchmark.device))
-
-    def classes(num_clips: int) -> Tensor:
-        return torch.randint(0, NUM_CLASSES, (num_clips,), generator=generator).to(benchmark.device)
-
-    labels = classes(num_labeled)
-    return ClipBatch(
-        views(num_labeled),
-        labels,
-        views(num_unlabeled),
-        views(num_unlabeled),
-        torch.arange(num_labeled),
-        torch.arange(num_unlabeled),
-        classes(num_unlabeled),
+    """Random pixels in all views that the method takes."""
+    return noise_batch(
+        _needs(benchmark),
+        num_labeled=benchmark.batch_labeled,
+        num_unlabeled=benchmark.batch_unlabeled or benchmark.batch_labeled,
+        clip_len=benchmark.clip_len,
+        size=benchmark.size,
+        num_classes=NUM_CLASSES,
+        device=benchmark.device,
+        generator=torch.Generator().manual_seed(0),
     )
+
+
+def _needs(benchmark: StepBenchmark) -> Needs:
+    method_type = METHODS[benchmark.method]
+    return method_type(1, method_type.config_type(), width=1).needs
 
 
 def num_clips(benchmark: StepBenchmark) -> int:
     """Clips that a step takes, each once; a method without unlabeled ones takes none of those."""
-    method_type = METHODS[benchmark.method]
-    needs = method_type(1, method_type.config_type(), width=1).needs
     unlabeled = benchmark.batch_unlabeled or benchmark.batch_labeled
-    return benchmark.batch_labeled + (unlabeled if needs.unlabeled else 0)
+    return benchmark.batch_labeled + (unlabeled if _needs(benchmark).unlabeled else 0)
 
 
 def measure(benchmark: StepBenchmark) -> tuple[dict[str, list[Timing]], dict[str, float]]:

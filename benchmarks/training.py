@@ -181,7 +181,7 @@ class Training:
     """
 
     def __init__(self, config: Config, videos: Videos) -> None:
-        method = new_method(config, config.model.num_outputs(videos.split.class_names))
+        method = new_method(config, config.model.num_outputs(videos.split.class_names), num_videos=len(videos.index))
         self.loader = new_loader(config, videos, method)
         self.state, self._schedule = new_state(config, videos, method, self.loader)
         self.state.evaluated_step = sys.maxsize  # there is nothing to validate on, nor to keep
@@ -254,11 +254,14 @@ def synthetic(batch: ClipBatch) -> ClipBatch:
         return torch.randint(0, 256, pixels.shape, dtype=pixels.dtype, device=pixels.device)
 
     def view(views: Views) -> Views:
-        return Views(noise(views.rgb), None if views.tg is None else noise(views.tg))
+        return Views(
+            noise(views.rgb),
+            None if views.tg is None else noise(views.tg),
+            None if views.flow is None else noise(views.flow),
+        )
 
-    return batch._replace(
-        labeled=view(batch.labeled), weak=batch.weak and view(batch.weak), strong=batch.strong and view(batch.strong)
-    )
+    parts: dict[str, Any] = {name: view(part) for name, part in batch._asdict().items() if isinstance(part, Views)}
+    return batch._replace(**parts)
 
 
 class _Log(MetricsLog):

@@ -90,6 +90,7 @@ class TrainState:
         evaluated_step: step of the newest evaluation.
         best_top1: highest accuracy of an evaluation so far, -1 before the first.
         ranks: those that train together.
+        num_videos: rows of the index.
         precise_bn: the recognizer's BatchNorm statistics in the newest evaluation, empty where PreciseBN is off.
     """
 
@@ -104,6 +105,7 @@ class TrainState:
     evaluated_step: int = 0
     best_top1: float = -1.0
     ranks: Ranks = ALONE
+    num_videos: int = 0
     precise_bn: dict[str, Tensor] = field(default_factory=dict)
 
     def checkpoint(self) -> dict[str, Any]:
@@ -120,6 +122,7 @@ class TrainState:
             "format": _FORMAT,
             "config": to_json(self.config),
             "class_names": list(self.class_names),
+            "num_videos": self.num_videos,
             "step": self.step,
             "evaluated_step": self.evaluated_step,
             "best_top1": self.best_top1,

@@ -54,7 +54,7 @@ def fit(
         have gone bad for one, and on other ranks than the first), and why videos were left out, by path.
     """
     run, split = config.run, videos.split
-    method = new_method(config, config.model.num_outputs(split.class_names), ranks)
+    method = new_method(config, config.model.num_outputs(split.class_names), ranks, num_videos=len(videos.index))
     with ExitStack() as stack:
         with ranks.together():
             loader = stack.enter_context(new_loader(config, videos, method, ranks))
@@ -120,10 +120,18 @@ def _sample(loader: ClipLoader) -> tuple[ClipBatch | None, dict[str, str]]:
     return batch, loader.quarantined
 
 
-def new_method(config: Config, num_outputs: int, ranks: Ranks = ALONE) -> Method:
-    """Networks with their first weights, the same on all ranks; their dropout is not."""
+def new_method(config: Config, num_outputs: int, ranks: Ranks = ALONE, *, num_videos: int = 0) -> Method:
+    """Networks with their first weights, the same on all ranks; their dropout is not.
+
+    Args:
+        config: resolved.
+        num_outputs: of the classifiers.
+        ranks: those that train together.
+        num_videos: rows of the index, for what is kept of each; 0 where nothing is trained.
+    """
     torch.manual_seed(config.run.seed)
     method = METHODS[config.run.method](num_outputs, config.method, config.model.width, config.model.dropout)
+    method.keep_videos(num_videos)
     if ranks.world_size > 1:
         synchronize_batch_norm(method)
         # Hashed, since the generator of CPUs takes 32 bits of a seed and other runs have the seeds beside this one's.
@@ -165,7 +173,11 @@ def new_state(
         lr=optim.lr, epochs=optim.epochs, warmup_epochs=optim.warmup_epochs, steps_per_epoch=loader.steps_per_epoch
     )
     window = Window(run.log_every, videos.index.paths, ranks)
-    return TrainState(config, class_names, method, optimizer, scaler, loader, window, ranks=ranks), schedule
+    num_videos = len(videos.index)
+    state = TrainState(
+        config, class_names, method, optimizer, scaler, loader, window, ranks=ranks, num_videos=num_videos
+    )
+    return state, schedule
 
 
 def _write_provenance(config: Config, videos: Videos, command: str) -> None:

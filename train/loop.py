@@ -109,6 +109,7 @@ def train(
                     clip_norm=config.optim.clip_norm,
                     precision=config.run.resolved_precision,
                 )
+            method.stepped()
             state.window.add(state.step, terms, batch)
             meter.step(waited, batch)
             state.step += 1

@@ -73,7 +73,7 @@ def open_run(folder: Path, checkpoint: Checkpoint = "last", device: Device = "au
     try:
         config = _for_this_machine(from_json(saved["config"]), folder, device)
         class_names = config.model.output_names(saved["class_names"])
-        method = new_method(config, len(class_names))
+        method = new_method(config, len(class_names), num_videos=saved.get("num_videos", 0))
         method.load_state_dict(saved["method"])
         precise_bn = saved.get("precise_bn", {})
         apply_precise_bn(method.recognizer, precise_bn)

@@ -16,8 +16,8 @@ import pytest
 from pipeline.background import PRODUCER, READER
 from pipeline.batch import ClipBatch
 from pipeline.ranges import AWAIT_CLIPS, DECODE, HAND_OVER, PLAN, READ, VIEWS, named, recording
+from tests.train.method_cases import make_batch, make_method
 from tests.train.standins import TinyLoader, make_config, run_training, with_run
-from tests.train.test_methods import make_batch, make_method
 from tests.train.test_step import Stepper, assert_same_bits
 from train.bottleneck import CHECKPOINT, LOG, STEP, WAIT
 from train.checkpoint import LAST, load
@@ -164,11 +164,12 @@ def test_resumed_runs_may_be_profiled_or_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_eager_step_shows_networks_and_losses(name: str) -> None:
-    method = make_method(name, **({} if name == "supervised" else {"split_batches": True}))
+    switch = {"split_batches": True} if hasattr(METHODS[name].config_type, "split_batches") else {}
+    method = make_method(name, **switch)
     step = Stepper(method)
     with recording(nullcontext) as spans:
         step(make_batch(method))
-    networks = {"forward rgb", "forward tg"} if name == "temporal_gradient" else {"forward rgb"}
+    networks = {f"forward {modality}" for modality in method.networks}
     assert {span.name for span in spans} == STEPPED | networks | {"losses"}
 
 

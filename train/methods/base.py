@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model import R3D18, normalize
-from pipeline.batch import ClipBatch, Modality, Needs
+from pipeline.batch import ClipBatch, Modality, Needs, Views
 from pipeline.errors import InputError
 from pipeline.ranges import named
 
@@ -27,11 +27,14 @@ class Method(nn.Module, ABC):
         needs: the views and modalities a batch must hold.
         modality: what the recognizer sees.
         config_type: the frozen dataclass of the method's own constants.
+        num_rounds: equal parts that a training falls into.  Each has the whole schedule of learning rates to itself,
+            and before each but the first the method judges all unlabeled videos.
     """
 
     needs: Needs
     modality: Modality = "rgb"
     config_type: ClassVar[type[Any]]
+    num_rounds: int = 1
 
     @property
     @abstractmethod
@@ -67,6 +70,40 @@ class Method(nn.Module, ABC):
             0-dim float32 tensors: "loss", which is the weighted sum of the terms; each term by its name, before its
             weight, with gradient; and measurements without gradient.
         """
+
+    def stepped(self) -> None:
+        """Called after each step of the optimizer: a teacher that follows its student moves here.
+
+        Like the loss it must not make the host wait, and what it changes are buffers or parameters without gradient.
+        """
+
+    def keep_videos(self, num_videos: int) -> None:
+        """Make room for what is kept of each video, in buffers by row of the index; called once, before training.
+
+        Args:
+            num_videos: rows of the index.
+        """
+
+    def judge(self, clips: Views) -> Tensor:
+        """Judge center clips of unlabeled videos, between two rounds.
+
+        Args:
+            clips: (B, T, H, W, C) in the modalities of ``needs``, on the device of the parameters.
+
+        Returns:
+            (B, ...) float32, of each clip what :meth:`begin_round` wants to know.
+        """
+        raise NotImplementedError("methods with rounds judge the unlabeled videos between them")
+
+    def begin_round(self, rows: Tensor, judgments: Tensor, seed: int) -> None:
+        """Begin the next round, alike on all ranks; its state is in buffers.
+
+        Args:
+            rows: (N,) int64 rows of the index on the host, the unlabeled videos that could be read, ascending.
+            judgments: (N, ...) what :meth:`judge` said of each, of whichever rank, on the host.
+            seed: for new weights, the same on all ranks.
+        """
+        raise NotImplementedError("methods with rounds say how one begins")
 
 
 @dataclass(frozen=True)
