@@ -30,7 +30,7 @@ _ROUNDING = 0.1
 def streams_of(needs: Needs, config: Config, videos: Videos) -> dict[str, ClipStream]:
     """The streams of planned clips that the training's loader draws, "labeled" and where needed "unlabeled"."""
     spec = clip_spec(config)
-    spec = spec if needs.tg else replace(spec, tg_stride=0)
+    spec = spec if needs.partners else replace(spec, tg_stride=0)
     drawn = {"labeled": (videos.split.labeled, config.optim.batch_labeled)}
     if needs.unlabeled:
         drawn["unlabeled"] = (videos.split.unlabeled, config.optim.batch_unlabeled)
@@ -53,14 +53,24 @@ def check_batch(batch: ClipBatch, needs: Needs, config: Config, videos: Videos) 
         InputError: says what is wrong with it.
     """
     device, streams = torch.device(config.run.device), streams_of(needs, config, videos)
-    found = {"labeled": batch.labeled, "weak": batch.weak, "strong": batch.strong}
-    wanted = {"labeled": True, "weak": needs.unlabeled, "strong": needs.strong}
-    for name, views in found.items():
-        if (views is not None) != wanted[name]:
+    wanted = {
+        "labeled": True,
+        "weak": needs.unlabeled,
+        "strong": needs.strong,
+        "labeled_second": needs.second,
+        "second": needs.second,
+        "slow": needs.slow,
+        "labeled_rotated": needs.rotated,
+        "rotated": needs.rotated,
+    }
+    for name, needed in wanted.items():
+        views = getattr(batch, name)
+        if (views is not None) != needed:
             raise InputError(f"the loader makes {'no' if views is None else 'needless'} {name} clips: do not time it")
         if views is not None:
-            batch_size = streams["labeled" if name == "labeled" else "unlabeled"].batch_size
-            _check_views(name, views, batch_size, config, needs.tg, device)
+            clip_len = config.data.clip_len // 2 if name == "slow" else config.data.clip_len
+            batch_size = streams["labeled" if name.startswith("labeled") else "unlabeled"].batch_size
+            _check_views(name, views, (batch_size, clip_len), config, needs, device)
     if batch.weak is not None and batch.strong is not None and torch.equal(batch.weak.rgb, batch.strong.rgb):
         raise InputError("strong clips are the weak ones: do not time this loader")
     ids = {"labeled": batch.labeled_ids, "unlabeled": batch.unlabeled_ids}
@@ -70,6 +80,7 @@ def check_batch(batch: ClipBatch, needs: Needs, config: Config, videos: Videos) 
         assert rows is not None and views is not None
         if rows[0] != clip.row:
             raise InputError(f"the first {name} clip is of video {rows[0]}, {clip.row} was planned")
+        views = Views(views.rgb) if needs.own_crops else views  # TG of another crop than the plan's
         _check_pixels(name, views, videos.index[clip.row], clip.plan)
 
 
@@ -87,11 +98,12 @@ def check_losses(terms: Mapping[str, Tensor]) -> None:
         raise InputError(f"{' and '.join(bad)} of the first step: not finite, there is nothing to time")
 
 
-def _check_views(name: str, views: Views, batch_size: int, config: Config, tg: bool, device: torch.device) -> None:
-    data = config.data
-    shape = (batch_size, data.clip_len, data.size, data.size, 3)
-    for modality, clips in (("rgb", views.rgb), ("tg", views.tg)):
-        if (clips is not None) != (modality == "rgb" or tg):
+def _check_views(
+    name: str, views: Views, clips_and_frames: tuple[int, int], config: Config, needs: Needs, device: torch.device
+) -> None:
+    shape = (*clips_and_frames, config.data.size, config.data.size, 3)
+    for modality, clips in views._asdict().items():
+        if (clips is not None) != (modality in needs.modalities):
             raise InputError(f"the loader makes {'no' if clips is None else 'needless'} {name} {modality}")
         if clips is None:
             continue

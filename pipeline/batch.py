@@ -52,8 +52,13 @@ class Needs:
         for name in ("strong", "second", "slow", "rotated", "rows", "actors"):
             if getattr(self, name) and not self.unlabeled:
                 raise ValueError(f"{name} is made of unlabeled clips: set unlabeled=True with {name}=True")
-        if self.actors and not self.strong:
-            raise ValueError("actors are shown in the strong view: set strong=True with actors=True")
+        if self.actors and (not self.strong or self.tg or self.flow):
+            raise ValueError("actors are shown in the strong view of RGB: set strong=True alone with actors=True")
+
+    @property
+    def partners(self) -> bool:
+        """Whether anything is made of two frames, x_t and x_{t+n}."""
+        return self.tg or self.flow
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

@@ -177,7 +177,7 @@ def precise_bn_views(
     )
     graph = _graph(index, rows, spec, spec.size, batch_size, 1, tg, device, decoder, num_threads)
     for (part,) in islice(sound_batches([Branch(stream, graph)], quarantine, num_threads, 0), num_batches):
-        yield torch.from_numpy(part.rows), part.weak
+        yield torch.from_numpy(part.rows), Views(**part.weak)
 
 
 class _CenterStream(ClipStream):

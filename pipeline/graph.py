@@ -4,26 +4,29 @@
     dali:   DALI decodes (NVDEC on a GPU; MJPEG, VP8, VP9 on a CPU), then crops, resizes and flips in one operator.
 
 From the resized frames on, both are the same graph: RGB frames, temporal gradients of their partners, strong views.
+Optical flow is the exception: where FFmpeg decodes it is computed beside it, on the CPU, and comes with the frames.
 Promises: uint8 (B, T, H, W, C) out, shared with torch without a copy; no random number is drawn.  Left to others: what
 to read and show (:mod:`pipeline.plan`), threads and prefetching (:mod:`pipeline.loader`).
 """
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import do_not_convert
+from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from pipeline.batch import Views
+from pipeline.batch import Modality, Needs, Views
 from pipeline.decode import decode_clip
 from pipeline.errors import BadVideo
+from pipeline.flow import optical_flow, optical_flow_node
 from pipeline.matroska import to_matroska
 from pipeline.plan import TG_FORMS, ClipPlan
-from pipeline.ranges import DECODE, DECODE_AND_VIEWS, READ, VIEWS, named
+from pipeline.ranges import DECODE, DECODE_AND_VIEWS, FLOW, READ, VIEWS, named
 from pipeline.record import VideoRecord
 from pipeline.slicing import check_unchanged, slice_clip
 from pipeline.strong import strong_inputs, strong_parameters, strong_view
@@ -37,6 +40,9 @@ _DALI_PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
 Sample = dict[str, np.ndarray]
 """The graph's inputs for one clip, by name."""
 
+Clips = dict[Modality, Tensor]
+"""(B, T, H, W, C) uint8 of each modality."""
+
 
 @dataclass(frozen=True)
 class GraphSpec:
@@ -49,6 +55,8 @@ class GraphSpec:
         decoder: "ffmpeg" or "dali".
         tg_form: of :data:`pipeline.plan.TG_FORMS`.
         num_clips: clips that one sample holds one after another, num_clips * T frames.
+        flow: optical flow beside RGB.
+        only: the one modality to show, of those it makes; None shows all.
     """
 
     clip_len: int
@@ -57,11 +65,19 @@ class GraphSpec:
     decoder: str
     tg_form: str = "aligned"
     num_clips: int = 1
+    flow: bool = False
+    only: Modality | None = None
 
     @property
-    def modalities(self) -> tuple[str, ...]:
+    def modalities(self) -> tuple[Modality, ...]:
         """The modalities, in the order of the outputs."""
-        return ("rgb", "tg") if self.tg else ("rgb",)
+        made = Needs(tg=self.tg, flow=self.flow).modalities
+        return made if self.only is None else (self.only,)
+
+    @property
+    def partners(self) -> bool:
+        """Whether anything is made of two frames."""
+        return self.tg or self.flow
 
 
 class ClipGraph:
@@ -97,26 +113,30 @@ class ClipGraph:
         Raises:
             BadVideo: the file cannot be read or decoded.
         """
-        numbers = np.concatenate([plan.frames, plan.later]) if self.spec.tg else plan.frames
+        numbers = np.concatenate([plan.frames, plan.later]) if self.spec.partners else plan.frames
         if self.spec.decoder == "ffmpeg":
             with named(DECODE):
                 frames = decode_clip(record, numbers, plan.box, plan.flip, plan.size)
-            sample = {"frames": frames[: len(plan.frames)]}
+            frames, partners = frames[: len(plan.frames)], frames[len(plan.frames) :]
+            sample = {"frames": frames} if self.spec.only != "flow" else {}
             if self.spec.tg:
-                sample["partners"] = frames[len(plan.frames) :]
+                sample["partners"] = partners
+            if self.spec.flow:
+                with named(FLOW):
+                    sample["flow"] = optical_flow(frames, partners)
         else:
             with named(READ):
                 sample = _dali_inputs(record, numbers, plan)
         if self.spec.strong:
             for modality in self.spec.modalities:
-                strong_plan = plan.strong_rgb if modality == "rgb" else plan.strong_tg
+                strong_plan = plan.strong_tg if modality == "tg" else plan.strong_rgb
                 assert strong_plan is not None
                 parameters = strong_parameters(strong_plan, self.size)
                 sample |= {f"{modality}_{name}": value for name, value in parameters._asdict().items()}
         return sample
 
     def __call__(self, samples: list[Sample]) -> tuple[Views, Views | None]:
-        """Run the graph on a batch.
+        """Run a graph that shows RGB on a batch.
 
         Args:
             samples: what :meth:`read` returned, one a clip; all of one size.
@@ -124,6 +144,11 @@ class ClipGraph:
         Returns:
             The weak views, (B, T, H, W, C) uint8 on the graph's device, and the strong ones or None.
         """
+        weak, strong = self.run(samples)
+        return Views(**weak), Views(**strong) if strong else None
+
+    def run(self, samples: list[Sample]) -> tuple[Clips, Clips | None]:
+        """As calling it, by modality: for graphs that show one alone."""
         inputs = {name: [sample[name] for sample in samples] for name in samples[0]}
         with named(DECODE_AND_VIEWS if self.spec.decoder == "dali" else VIEWS):
             if self.device.type == "cuda":
@@ -131,9 +156,9 @@ class ClipGraph:
             else:
                 outputs = self._pipeline.run(**inputs)
         tensors = [from_dlpack(output.as_tensor()) for output in outputs]
+        num = len(self.spec.modalities)
         views = [
-            Views(tensors[at], tensors[at + 1] if self.spec.tg else None)
-            for at in range(0, len(tensors), len(self.spec.modalities))
+            dict(zip(self.spec.modalities, tensors[at : at + num], strict=True)) for at in range(0, len(tensors), num)
         ]
         return views[0], views[1] if self.spec.strong else None
 
@@ -186,17 +211,27 @@ def clip_pipeline(spec: GraphSpec, size: int, device_type: str) -> Any:
         device_type: "cpu" or "cuda".
     """
     gpu = device_type == "cuda"
-    frames, partners = _dali_frames(spec, gpu) if spec.decoder == "dali" else _ffmpeg_frames(spec, gpu)
-    weak, strong = [frames], []
+    inputs = _dali_frames(spec, size, gpu) if spec.decoder == "dali" else _ffmpeg_frames(spec, gpu)
+    weak: dict[Modality, Any] = {"rgb": inputs.frames, "flow": inputs.flow}
+    strong: dict[Modality, Any] = {}
     if spec.tg:
-        weak.append(_gradient(spec, frames, partners))
+        weak["tg"] = _gradient(spec, inputs.frames, inputs.partners)
     if spec.strong:
-        strong.append(strong_view(frames, strong_inputs("rgb_"), size))
-        if spec.tg and spec.tg_form == "aligned":
-            strong.append(strong_view(weak[1], strong_inputs("tg_"), size))
-        elif spec.tg:
-            strong.append(_gradient(spec, frames, strong_view(partners, strong_inputs("tg_"), size)))
-    return (*weak, *strong)
+        for modality in spec.modalities:
+            if modality == "tg" and spec.tg_form == "reference_slow":
+                partners = strong_view(inputs.partners, strong_inputs("tg_"), size)
+                strong[modality] = _gradient(spec, inputs.frames, partners)
+            else:
+                strong[modality] = strong_view(weak[modality], strong_inputs(f"{modality}_"), size)
+    return tuple(view[modality] for view in (weak, strong) if view for modality in spec.modalities)
+
+
+class _Frames(NamedTuple):
+    """What both decoders hand to the graph: data nodes, None for what is not made."""
+
+    frames: Any
+    partners: Any
+    flow: Any
 
 
 @do_not_convert
@@ -221,15 +256,17 @@ def temporal_gradient_node(earlier: Any, later: Any) -> Any:
     return (earlier & changed) + fn.brightness_contrast(changed, brightness=-0.5, brightness_shift=127.25 / 255)
 
 
-def _ffmpeg_frames(spec: GraphSpec, gpu: bool) -> tuple[Any, Any]:
-    """Frames of the clip and of its partners; None for the latter where no TG is made."""
-    names = ("frames", "partners") if spec.tg else ("frames",)
-    inputs = [fn.external_source(name=name, dtype=types.UINT8, layout="FHWC", ndim=4) for name in names]
-    inputs = [node.gpu() for node in inputs] if gpu else inputs
-    return inputs[0], inputs[1] if spec.tg else None
+def _ffmpeg_frames(spec: GraphSpec, gpu: bool) -> _Frames:
+    """Frames of the clip and of its partners, and the flow between them."""
+
+    def source(name: str) -> Any:
+        node = fn.external_source(name=name, dtype=types.UINT8, layout="FHWC", ndim=4)
+        return node.gpu() if gpu else node
+
+    return _Frames(source("frames"), source("partners") if spec.tg else None, source("flow") if spec.flow else None)
 
 
-def _dali_frames(spec: GraphSpec, gpu: bool) -> tuple[Any, Any]:
+def _dali_frames(spec: GraphSpec, side: int, gpu: bool) -> _Frames:
     """As :func:`_ffmpeg_frames`."""
     stream = fn.external_source(name="stream", dtype=types.UINT8, ndim=1)
     numbers = fn.external_source(name="numbers", dtype=types.INT32, ndim=1)
@@ -240,4 +277,7 @@ def _dali_frames(spec: GraphSpec, gpu: bool) -> tuple[Any, Any]:
     decoded = fn.decoders.video(stream, frames=numbers, pad_mode="none", device="mixed" if gpu else "cpu")
     frames: Any = fn.resize(decoded, roi_start=start, roi_end=end, size=size, interp_type=types.INTERP_LINEAR)
     num_frames = spec.num_clips * spec.clip_len
-    return (frames[:num_frames], frames[num_frames:]) if spec.tg else (frames, None)
+    if not spec.partners:
+        return _Frames(frames, None, None)
+    frames, partners = frames[:num_frames], frames[num_frames:]
+    return _Frames(frames, partners, optical_flow_node(frames, partners, num_frames, side) if spec.flow else None)

@@ -19,20 +19,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from pipeline.actors import ActorBoxes, actor_masks, boxes_in_clip, with_actors
 from pipeline.background import Background, read_ahead
 from pipeline.batch import ClipBatch, Needs, Views
 from pipeline.datasets import DataSplit
 from pipeline.errors import BadVideo, InputError
-from pipeline.graph import DECODERS, ClipGraph, GraphSpec, Sample, dali_refusal
+from pipeline.graph import DECODERS, ClipGraph, Clips, GraphSpec, Sample, dali_refusal
 from pipeline.index import VideoIndex
-from pipeline.plan import ClipSpec
+from pipeline.plan import ClipSpec, Draw
 from pipeline.quarantine import BadSamples, GuardedGraph, Quarantine
 from pipeline.ranges import AWAIT_CLIPS, PLAN, named
 from pipeline.stream import ClipStream, PlannedClip
 from pipeline.verify import reason_against_slices
 
 log = logging.getLogger(__name__)
+
+_VIEWS = ("weak", "second", "slow")  # in the order of their draws
 
 
 class ClipLoader:
@@ -64,7 +68,8 @@ class ClipLoader:
         decoder: "ffmpeg" or "dali".
 
     Raises:
-        InputError: nothing to train on, or a decoder that cannot take the videos.
+        InputError: nothing to train on, a decoder that cannot take the videos or make what is needed, or a file of
+            boxes or scores that cannot be used.
     """
 
     def __init__(
@@ -84,32 +89,38 @@ class ClipLoader:
         world_size: int = 1,
         max_bad_fraction: float = 0.01,
     ) -> None:
-        spec = spec if needs.tg else replace(spec, tg_stride=0)
+        spec = spec if needs.partners else replace(spec, tg_stride=0)
+        if needs.slow and spec.clip_len < 4:
+            raise InputError(f"clip_len is {spec.clip_len}: a slow clip has half as many frames, and networks need 2")
         self.steps_per_epoch = steps_per_epoch(len(split.unlabeled), batch_unlabeled, world_size)
         # Validation videos count too: what cannot be decoded is said before training, not after an epoch of it.
         rows = np.unique(np.concatenate([split.labeled, split.unlabeled, split.val]))
         decoder = self.decoder = choose_decoder(index, rows, decoder, device)
+        if needs.flow and decoder == "dali" and torch.device(device).type == "cpu":
+            raise InputError("DALI has optical flow on GPUs only: choose the decoder ffmpeg, which brings its own")
         drawn = {"labeled": split.labeled} | ({"unlabeled": split.unlabeled} if needs.unlabeled else {})
         num_videos = len(np.unique(np.concatenate(list(drawn.values()))))
         self._quarantine = Quarantine(index.paths, num_videos, max_bad_fraction)
-        self._branches = []
+        self._branches: list[Branch] = []
+        self._batch_maker = _BatchMaker(index, split, needs, spec.size, torch.device(device))
         for name, batch_size in zip(drawn, (batch_labeled, batch_unlabeled), strict=False):
-            stream = ClipStream(
-                index,
-                drawn[name],
-                spec,
-                seed=seed,
-                name=name,
-                batch_size=batch_size,
-                rank=rank,
-                world_size=world_size,
-                quarantine=self._quarantine,
-            )
-            strong = needs.strong and name == "unlabeled"
-            shown = GraphSpec(spec.clip_len, needs.tg, strong, decoder, spec.tg_form)
-            build = partial(ClipGraph, shown, spec.size, device=device, num_threads=num_threads)
-            self._branches.append(Branch(stream, GuardedGraph(build, batch_size)))
-        self._labels = split.labels
+            for view, draw, clip, shown in _branches(needs, spec, name, decoder):
+                stream = ClipStream(
+                    index,
+                    drawn[name],
+                    clip,
+                    seed=seed,
+                    name=name,
+                    batch_size=batch_size,
+                    rank=rank,
+                    world_size=world_size,
+                    quarantine=self._quarantine,
+                    draw=draw,
+                    turns=needs.rotated and view == "weak",
+                    tempos=needs.actors and view == "weak",
+                )
+                build = partial(ClipGraph, shown, spec.size, device=device, num_threads=num_threads)
+                self._branches.append(Branch(stream, GuardedGraph(build, batch_size), name, view))
         self._num_threads = num_threads
         self._step = 0
         self._batches: Background[ClipBatch] | None = None
@@ -131,7 +142,7 @@ class ClipLoader:
         if self._batches is None:
             batches = sound_batches(self._branches, self._quarantine, self._num_threads, self._step)
             # The thread must not hold the loader: one that nobody holds any more is collected, and ends its thread.
-            self._batches = Background(_clip_batches(batches, self._labels, self._branches[0].graph.device))
+            self._batches = Background(_clip_batches(batches, self._branches, self._batch_maker))
         batch = next(self._batches)
         self._step += 1
         return batch
@@ -171,26 +182,132 @@ class ClipLoader:
         self.close()
 
 
-def _clip_batches(batches: Iterator[list["Part"]], labels: np.ndarray, device: torch.device) -> Iterator[ClipBatch]:
+def _branches(needs: Needs, spec: ClipSpec, name: str, decoder: str) -> Iterator[tuple[str, Draw, ClipSpec, GraphSpec]]:
+    """What is to be made of the "labeled" or the "unlabeled" videos: view, draw, clip and graph of each branch."""
+    unlabeled = name == "unlabeled"
+    views = {"weak": spec}
+    if needs.second:
+        views["second"] = spec
+    if needs.slow and unlabeled:
+        views["slow"] = replace(spec, clip_len=spec.clip_len // 2, frame_stride=2 * spec.frame_stride)
+    for view, clip in views.items():
+        moment = _VIEWS.index(view)
+        modalities = needs.modalities if needs.own_crops else (None,)
+        for number, only in enumerate(modalities):
+            shown = GraphSpec(
+                clip.clip_len,
+                tg=needs.tg if only is None else only == "tg",
+                strong=needs.strong and unlabeled and view == "weak",
+                decoder=decoder,
+                tg_form=clip.tg_form,
+                flow=needs.flow if only is None else only == "flow",
+                only=only,
+            )
+            yield view, Draw(moment, moment + number * len(_VIEWS)), clip, shown
+
+
+def _clip_batches(
+    batches: Iterator[list["Part"]], branches: list["Branch"], maker: "_BatchMaker"
+) -> Iterator[ClipBatch]:
     for parts in batches:
-        labeled, unlabeled = parts[0], parts[1] if len(parts) > 1 else None
-        classes = [torch.from_numpy(labels[part.rows]).to(device) for part in parts]
-        yield ClipBatch(
-            labeled=labeled.weak,
-            labels=classes[0],
-            weak=unlabeled.weak if unlabeled else None,
-            strong=unlabeled.strong if unlabeled else None,
-            labeled_ids=torch.from_numpy(labeled.rows),
-            unlabeled_ids=torch.from_numpy(unlabeled.rows) if unlabeled else None,
-            unlabeled_labels=classes[1] if unlabeled else None,
+        of_videos: dict[str, dict[str, Part]] = {}
+        for branch, part in zip(branches, parts, strict=True):
+            of_view = of_videos.setdefault(branch.name, {})
+            if branch.view in of_view:  # another modality, in a crop of its own
+                of_view[branch.view].weak.update(part.weak)
+                (of_view[branch.view].strong or {}).update(part.strong or {})
+            else:
+                of_view[branch.view] = part
+        yield maker.batch(of_videos["labeled"], of_videos.get("unlabeled"))
+
+
+class _BatchMaker:
+    """Puts batches together, of what the graphs have made and of what is known of the videos."""
+
+    def __init__(self, index: VideoIndex, split: DataSplit, needs: Needs, size: int, device: torch.device) -> None:
+        self._index, self._labels, self._needs, self._size, self._device = index, split.labels, needs, size, device
+        rows = np.unique(np.concatenate([split.labeled, split.unlabeled]))
+        self._boxes = ActorBoxes(needs.boxes, index.paths, rows) if needs.boxes else None
+
+    def batch(self, labeled: Mapping[str, "Part"], unlabeled: Mapping[str, "Part"] | None) -> ClipBatch:
+        """One batch, of the views of its videos by name."""
+        batch = ClipBatch(
+            labeled=Views(**labeled["weak"].weak),
+            labels=self._classes(labeled["weak"]),
+            weak=None,
+            strong=None,
+            labeled_ids=torch.from_numpy(labeled["weak"].rows),
+            unlabeled_ids=None,
+            unlabeled_labels=None,
+            labeled_second=self._view(labeled, "second"),
         )
+        if self._needs.rotated:
+            rotated, turns = self._rotated(labeled["weak"])
+            batch = batch._replace(labeled_rotated=rotated, labeled_turns=turns)
+        if unlabeled is None:
+            return batch
+        weak = unlabeled["weak"]
+        ids = torch.from_numpy(weak.rows)
+        batch = batch._replace(
+            weak=Views(**weak.weak),
+            strong=Views(**weak.strong) if weak.strong else None,
+            unlabeled_ids=ids,
+            unlabeled_labels=self._classes(weak),
+            second=self._view(unlabeled, "second"),
+            slow=self._view(unlabeled, "slow"),
+            rows=ids.to(self._device) if self._needs.rows else None,
+        )
+        if self._needs.rotated:
+            rotated, turns = self._rotated(weak)
+            batch = batch._replace(rotated=rotated, turns=turns)
+        if self._needs.actors:
+            strong, share = self._with_actors(weak)
+            batch = batch._replace(strong=strong, actor_share=share)
+        return batch
+
+    def _classes(self, part: "Part") -> Tensor:
+        return torch.from_numpy(self._labels[part.rows]).to(self._device)
+
+    @staticmethod
+    def _view(parts: Mapping[str, "Part"], view: str) -> Views | None:
+        return Views(**parts[view].weak) if view in parts else None
+
+    def _rotated(self, part: "Part") -> tuple[Views, Tensor]:
+        turns = [clip.plan.turn for clip in part.clips]
+        rotated = {
+            modality: torch.stack([clip.rot90(turn, (1, 2)) for clip, turn in zip(clips, turns, strict=True)])
+            for modality, clips in part.weak.items()
+        }
+        return Views(**rotated), torch.tensor(turns).to(self._device)
+
+    def _with_actors(self, part: "Part") -> tuple[Views, Tensor]:
+        assert part.strong is not None
+        boxes = [self._boxes_in(clip) for clip in part.clips]
+        tempos = [clip.plan.tempo for clip in part.clips if clip.plan.tempo is not None]
+        masks = actor_masks(boxes, self._size, self._device)
+        return with_actors(Views(**part.weak), Views(**part.strong), masks, tempos)
+
+    def _boxes_in(self, clip: PlannedClip) -> list[np.ndarray]:
+        if self._boxes is None:
+            return [np.zeros((0, 4), np.float32)] * len(clip.plan.frames)
+        width, height = self._index.display_sizes[clip.row].tolist()
+        return boxes_in_clip(self._boxes.of(clip.row, clip.plan.frames), clip.plan, (width, height))
 
 
 class Branch(NamedTuple):
-    """A stream and the graph that makes views of its clips."""
+    """A stream and the graph that makes views of its clips.
+
+    Attributes:
+        stream: of clips.
+        graph: of views.
+        name: of the videos, "labeled" or "unlabeled".
+        view: "weak" (and strong), "second" or "slow".
+    """
 
     stream: ClipStream
     graph: GuardedGraph
+    name: str = ""
+    view: str = "weak"
 
     def read(self, clip: PlannedClip) -> Sample | BadVideo:
         """What the graph takes of a clip, or why it cannot be had."""
@@ -202,13 +319,15 @@ class Part(NamedTuple):
 
     Attributes:
         rows: (B,) int64 rows of the index.
+        clips: as planned.
         weak: weak views of the clips.
         strong: strong ones, where the graph makes them.
     """
 
     rows: np.ndarray
-    weak: Views
-    strong: Views | None
+    clips: list[PlannedClip]
+    weak: Clips
+    strong: Clips | None
 
 
 def sound_batches(
@@ -255,15 +374,16 @@ def sound_batches(
                     clips = sound
                 with named(AWAIT_CLIPS):
                     samples = [result() for result in results]
-                parts, reasons = _assemble(branches, [clip.row for _, clip in clips], samples)
+                parts, reasons = _assemble(branches, [clip for _, clip in clips], samples)
                 quarantine.add(reasons, step)
             yield parts
 
 
 def _assemble(
-    branches: list[Branch], rows: list[int], samples: list[Sample | BadVideo]
+    branches: list[Branch], clips: list[PlannedClip], samples: list[Sample | BadVideo]
 ) -> tuple[list[Part], dict[int, str]]:
     """The parts of a batch; or, by row, why some of the videos cannot be shown."""
+    rows = [clip.row for clip in clips]
     reasons = {row: sample.reason for row, sample in zip(rows, samples, strict=True) if isinstance(sample, BadVideo)}
     if reasons:
         return [], reasons
@@ -273,10 +393,10 @@ def _assemble(
     for branch in branches:
         stop = start + branch.stream.batch_size
         try:
-            weak, strong = branch.graph(good[start:stop])
+            weak, strong = branch.graph.run(good[start:stop])
         except BadSamples as error:
             return [], {rows[start + place]: reason for place, reason in error.reasons.items()}
-        parts.append(Part(np.array(rows[start:stop]), weak, strong))
+        parts.append(Part(np.array(rows[start:stop]), clips[start:stop], weak, strong))
         start = stop
     return parts, {}
 

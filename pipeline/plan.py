@@ -32,8 +32,9 @@ _CROP_ATTEMPTS = 10
 _LOG_RATIOS = (math.log(3 / 4), math.log(4 / 3))
 _UNIFORMS_PER_STRONG = 6
 _UNIFORMS = 1 + 2 * _CROP_ATTEMPTS + 3 + 2 * _UNIFORMS_PER_STRONG
+_TURN_UNIFORMS = 1
+_TEMPO_UNIFORMS = 3  # beside one for each frame
 _UNIFORMS_PER_COUNT = 4  # what Philox makes of one value of its counter
-_COUNTS_PER_CLIP = -(-_UNIFORMS // _UNIFORMS_PER_COUNT)
 NUM_TEST_CROPS = 3
 
 
@@ -98,6 +99,18 @@ class StrongPlan:
     cutout: tuple[float, float]
 
 
+class Tempo(NamedTuple):
+    """How a strong view that shows actors is made, :mod:`pipeline.actors`.
+
+    Attributes:
+        order: (T,) int64, which frame of the clip stands at each place where the actors are not pasted.
+        pasted: before another clip's scene they are, if there are any and it has one.
+    """
+
+    order: np.ndarray
+    pasted: bool
+
+
 @dataclass(frozen=True, eq=False)
 class ClipPlan:
     """Everything that makes one clip out of one video.
@@ -111,6 +124,8 @@ class ClipPlan:
         size: (width, height) that the crop is resized to.
         strong_rgb: strong augmentation of RGB.
         strong_tg: strong augmentation of TG, drawn independently of RGB's unless the spec wants them shared.
+        turn: quarter turns, counter-clockwise, of the rotated view.
+        tempo: of the strong view with actors; None where there is none.
     """
 
     frames: np.ndarray
@@ -120,6 +135,24 @@ class ClipPlan:
     size: tuple[int, int]
     strong_rgb: StrongPlan | None = None
     strong_tg: StrongPlan | None = None
+    turn: int = 0
+    tempo: Tempo | None = None
+
+
+class Draw(NamedTuple):
+    """Which of the independent draws of a stream make a clip: several views of a video are as many draws.
+
+    Attributes:
+        moment: the one that decides which frames it shows.
+        rest: the one that decides all else: crop, flip, strong operations.
+    """
+
+    moment: int = 0
+    rest: int = 0
+
+
+ONLY_DRAW = Draw()
+"""Where there is one clip of a video at a time."""
 
 
 def plan_clip(record: VideoRecord, spec: ClipSpec, seed: int, epoch: int, position: int) -> ClipPlan:
@@ -136,7 +169,13 @@ def plan_clip(record: VideoRecord, spec: ClipSpec, seed: int, epoch: int, positi
 
 
 def plan_clips(
-    num_frames: np.ndarray, display_sizes: np.ndarray, spec: ClipSpec, seed: int, epoch: int, position: int
+    num_frames: np.ndarray,
+    display_sizes: np.ndarray,
+    spec: ClipSpec,
+    seed: int,
+    epoch: int,
+    position: int,
+    draw: Draw = ONLY_DRAW,
 ) -> list[ClipPlan]:
     """Plan training clips at consecutive positions: method-spec of the paper's code, on the frame as displayed.
 
@@ -150,8 +189,11 @@ def plan_clips(
         seed: any integer in [0, 2**64): the stream's.
         epoch: pass over the stream, from 0.
         position: place of the first clip in the stream within the epoch, from 0.
+        draw: which of the stream's independent draws.
     """
-    u = _uniforms(seed, epoch, position, len(num_frames))
+    u = _uniforms(seed, _clip_key(draw.rest), epoch, position, len(num_frames), _UNIFORMS)
+    if draw.moment != draw.rest:
+        u[:, 0] = _uniforms(seed, _clip_key(draw.moment), epoch, position, len(num_frames), _UNIFORMS)[:, 0]
     box_end = 3 + 2 * _CROP_ATTEMPTS
     frames, later = _frames(num_frames, spec, _starts(num_frames, spec, u[:, 0]))
     boxes = _random_resized_crops(display_sizes, spec.min_crop_area, u[:, 1:box_end])
@@ -165,6 +207,39 @@ def plan_clips(
     return [
         ClipPlan(frames[i], later[i], tuple(box), flip, size, rgb, tg) for i, (box, flip, rgb, tg) in enumerate(rest)
     ]
+
+
+def plan_turns(seed: int, epoch: int, position: int, num_clips: int) -> np.ndarray:
+    """Quarter turns, counter-clockwise, of the rotated views of consecutive clips: (num_clips,) int64, 0 to 3."""
+    u = _uniforms(seed, _TURN_KEY, epoch, position, num_clips, _TURN_UNIFORMS)
+    turns: np.ndarray = (4 * u[:, 0]).astype(np.int64)
+    return turns
+
+
+def plan_tempos(clip_len: int, seed: int, epoch: int, position: int, num_clips: int) -> list[Tempo]:
+    """Half of the clips have their actors pasted; the others one of four orders of their frames, each as likely.
+
+    Those are: as it is; one half in place of the other, the first or the second; backwards; each frame but the first
+    held over from the one before it, with a probability of 1/2.  From the code of "Learning Representational
+    Invariances for Data-Efficient Action Recognition" (2021), which draws whether to paste once for a whole batch.
+    """
+    u = _uniforms(seed, _TEMPO_KEY, epoch, position, num_clips, _TEMPO_UNIFORMS + clip_len)
+    forward, half = np.arange(clip_len), clip_len // 2
+    tempos = []
+    for numbers in u:
+        kind, first = int(4 * numbers[1]), numbers[2] < 0.5
+        order = forward.copy()
+        if kind == 1 and first:
+            order[clip_len - half :] = forward[:half]
+        elif kind == 1:
+            order[:half] = forward[clip_len - half :]
+        elif kind == 2:
+            order = order[::-1].copy()
+        elif kind == 3:
+            held = (numbers[_TEMPO_UNIFORMS:] < 0.5) & (forward > 0)
+            order = np.maximum.accumulate(np.where(held, 0, forward))
+        tempos.append(Tempo(order, bool(numbers[0] < 0.5)))
+    return tempos
 
 
 class Shape(NamedTuple):
@@ -215,17 +290,23 @@ def epoch_order(seed: int, epoch: int, num_videos: int) -> np.ndarray:
     return _generator(seed, _ORDER_KEY, epoch, 0).permutation(num_videos)
 
 
-_CLIP_KEY, _ORDER_KEY, _SIGN_KEY = 0, 1, 2
+_CLIP_KEY, _ORDER_KEY, _SIGN_KEY, _TURN_KEY, _TEMPO_KEY = range(5)
+_FURTHER_DRAWS_KEY = 16  # that of the first draw after the one whose key is _CLIP_KEY
 
 
-def _uniforms(seed: int, epoch: int, position: int, num_clips: int) -> np.ndarray:
-    """(num_clips, _UNIFORMS) float64 in [0, 1) of consecutive positions.
+def _clip_key(draw: int) -> int:
+    return _FURTHER_DRAWS_KEY + draw - 1 if draw else _CLIP_KEY
 
-    Philox is a function of key and counter.  Every position owns _COUNTS_PER_CLIP values of the counter, so a run of
+
+def _uniforms(seed: int, purpose: int, epoch: int, position: int, num_clips: int, num_each: int) -> np.ndarray:
+    """(num_clips, num_each) float64 in [0, 1) of consecutive positions.
+
+    Philox is a function of key and counter.  Every position owns equally many values of the counter, so a run of
     positions is one run of the counter, and a position draws the same numbers whichever run it is part of.
     """
-    generator = _generator(seed, _CLIP_KEY, epoch, position * _COUNTS_PER_CLIP)
-    return generator.random((num_clips, _COUNTS_PER_CLIP * _UNIFORMS_PER_COUNT))[:, :_UNIFORMS]
+    counts = -(-num_each // _UNIFORMS_PER_COUNT)
+    generator = _generator(seed, purpose, epoch, position * counts)
+    return generator.random((num_clips, counts * _UNIFORMS_PER_COUNT))[:, :num_each]
 
 
 def _generator(seed: int, purpose: int, epoch: int, count: int) -> np.random.Generator:

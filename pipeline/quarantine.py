@@ -17,7 +17,7 @@ import torch
 
 from pipeline.batch import Views
 from pipeline.errors import BadVideo, InputError, TooManyBadVideos
-from pipeline.graph import ClipGraph, Sample
+from pipeline.graph import ClipGraph, Clips, GraphSpec, Sample
 from pipeline.index import VideoIndex
 from pipeline.plan import ClipPlan
 from pipeline.ranges import READ, named
@@ -128,6 +128,11 @@ class GuardedGraph:
         self._graph = build(batch_size)
 
     @property
+    def spec(self) -> GraphSpec:
+        """What it makes."""
+        return self._graph.spec
+
+    @property
     def device(self) -> torch.device:
         """Where the views lie."""
         return self._graph.device
@@ -142,14 +147,19 @@ class GuardedGraph:
             return error
 
     def __call__(self, samples: list[Sample]) -> tuple[Views, Views | None]:
-        """As :meth:`ClipGraph.__call__`.
+        """As :meth:`ClipGraph.__call__`, with the errors of :meth:`run`."""
+        weak, strong = self.run(samples)
+        return Views(**weak), Views(**strong) if strong else None
+
+    def run(self, samples: list[Sample]) -> tuple[Clips, Clips | None]:
+        """As :meth:`ClipGraph.run`.
 
         Raises:
             BadSamples: some cannot be decoded; the others may be given again.
             RuntimeError: DALI failed, and not for one of the samples.
         """
         try:
-            return self._graph(samples)
+            return self._graph.run(samples)
         except RuntimeError:
             # Where FFmpeg has decoded, all that is left to DALI is arithmetic: no video can be to blame.
             reasons = self._blame(samples) if self._graph.spec.decoder == "dali" else {}
@@ -164,7 +174,7 @@ class GuardedGraph:
         probe = self._build(1)
         for place, sample in enumerate(samples):
             try:
-                probe([sample])
+                probe.run([sample])
             except RuntimeError as error:
                 reasons[place] = f"DALI cannot decode it: {_essence(error)}"
                 probe = self._build(1)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 PLAN = "plan"
 READ = "read packets"
 DECODE = "decode, crop, scale"
+FLOW = "optical flow"
 VIEWS = "views"
 DECODE_AND_VIEWS = "decode and views"  # where DALI does both
 AWAIT_CLIPS = "await clips"

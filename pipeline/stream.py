@@ -7,6 +7,8 @@ Ranks have contiguous shares of every step: its first ``batch_size`` positions a
 batches put together in the order of the ranks are the batch of a single rank that is as large as all of them.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ import numpy as np
 
 from pipeline.errors import InputError, TooManyBadVideos
 from pipeline.index import VideoIndex
-from pipeline.plan import ClipPlan, ClipSpec, epoch_order, plan_clips
+from pipeline.plan import ONLY_DRAW, ClipPlan, ClipSpec, Draw, epoch_order, plan_clips, plan_tempos, plan_turns
 from pipeline.quarantine import Quarantine
 
 
@@ -38,6 +40,9 @@ class ClipStream:
         rank: whose share of each step this is.
         world_size: ranks.
         quarantine: videos to leave out; none where None.
+        draw: which of the independent draws of this name; all have the same videos at the same positions.
+        turns: plan rotated views.
+        tempos: plan strong views with actors.
     """
 
     def __init__(
@@ -52,6 +57,9 @@ class ClipStream:
         rank: int = 0,
         world_size: int = 1,
         quarantine: Quarantine | None = None,
+        draw: Draw = ONLY_DRAW,
+        turns: bool = False,
+        tempos: bool = False,
     ) -> None:
         if not len(rows):
             raise InputError(f"there are no {name} videos to train on")
@@ -61,6 +69,9 @@ class ClipStream:
         self.spec = spec
         self.seed = int.from_bytes(blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), "little")
         self.batch_size = batch_size
+        self._draw = draw
+        self._turns = turns
+        self._tempos = tempos
         self._rank = rank
         self._world_size = world_size
         self._quarantine = quarantine
@@ -81,14 +92,25 @@ class ClipStream:
         while position < stop:
             epoch, place = divmod(position, len(self.rows))
             rows = self._sound_rows(epoch, place, min(stop - position, len(self.rows) - place), step)
-            clips += map(PlannedClip, rows.tolist(), self._plans(rows, epoch, place))
+            clips += self._clips(rows, epoch, place)
             position += len(rows)
         return clips
+
+    def _clips(self, rows: np.ndarray, epoch: int, place: int) -> Iterator[PlannedClip]:
+        """Consecutive clips of an epoch."""
+        plans = self._plans(rows, epoch, place)
+        if self._turns:
+            turns = plan_turns(self.seed, epoch, place, len(rows)).tolist()
+            plans = [replace(plan, turn=turn) for plan, turn in zip(plans, turns, strict=True)]
+        if self._tempos:
+            tempos = plan_tempos(self.spec.clip_len, self.seed, epoch, place, len(rows))
+            plans = [replace(plan, tempo=tempo) for plan, tempo in zip(plans, tempos, strict=True)]
+        return map(PlannedClip, rows.tolist(), plans)
 
     def _plans(self, rows: np.ndarray, epoch: int, place: int) -> list[ClipPlan]:
         """Plans of consecutive clips of an epoch."""
         num_frames, sizes = self.index.num_frames[rows], self.index.display_sizes[rows]
-        return plan_clips(num_frames, sizes, self.spec, self.seed, epoch, place)
+        return plan_clips(num_frames, sizes, self.spec, self.seed, epoch, place, self._draw)
 
     def _sound_rows(self, epoch: int, place: int, num: int, step: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:

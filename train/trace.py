@@ -95,16 +95,16 @@ def trace(path: Path, config: Config, picture: Path) -> tuple[str, list[Row]]:
     """
     optim = replace(config.optim, batch_labeled=1, batch_unlabeled=1)
     config = resolve(replace(config, optim=optim, run=replace(config.run, compile="off", cuda_graphs=False)))
-    method = new_method(config, config.model.num_classes or _num_classes(config))
+    method = new_method(config, config.model.num_classes or _num_classes(config), num_videos=1)
     clock = _Clock(torch.device(config.run.device))
 
     record, ms = clock.time(lambda: scan(str(path.absolute())))
     rows = [array_row("scan: where packets lie", record.offsets, ms, num_bytes=record.file_size)]
     spec = clip_spec(config)
-    spec = spec if method.needs.tg else replace(spec, tg_stride=0)
+    spec = spec if method.needs.partners else replace(spec, tg_stride=0)
     plan, ms = clock.time(lambda: plan_clip(record, spec, config.run.seed, epoch=0, position=0))
     rows.append(array_row("plan: frames", plan.frames, ms))
-    if method.needs.tg:
+    if method.needs.partners:
         rows.append(array_row("plan: their partners", plan.later))
 
     weak, strong, made = _views(record, plan, config, method, clock)
@@ -158,16 +158,21 @@ def _views(
     """The clip's views, and the stations that make them."""
     needs, data = method.needs, config.data
     decoder = _decoder(record, config)
-    graph_spec = GraphSpec(data.clip_len, needs.tg, needs.strong, decoder, data.tg_form)
+    graph_spec = GraphSpec(data.clip_len, needs.tg, needs.strong, decoder, data.tg_form, flow=needs.flow)
     graph = ClipGraph(graph_spec, data.size, 1, config.run.device, data.num_threads or 1)
-    numbers = np.concatenate([plan.frames, plan.later]) if needs.tg else plan.frames
+    numbers = np.concatenate([plan.frames, plan.later]) if needs.partners else plan.frames
     rows = []
     if record.sliceable:
         clip, ms = clock.time(lambda: slice_clip(record, numbers, closed=decoder == "dali"))
         rows.append(Row("slice: packets", f"{len(clip.packets)} packets", "bytes", "", sum(map(len, clip.packets)), ms))
     sample, ms = clock.time(lambda: graph.read(record, plan))
     took: float | None = ms  # stands in the first of the rows that were made together
-    named = {"frames": "decode, crop, scale", "partners": "the same: partners", "stream": "stream for DALI"}
+    named = {
+        "frames": "decode, crop, scale",
+        "partners": "the same: partners",
+        "flow": "optical flow",
+        "stream": "stream for DALI",
+    }
     for name, station in named.items():
         if name in sample:
             rows.append(array_row(station, sample[name], took, num_bytes=sample[name].nbytes))
@@ -191,16 +196,30 @@ def _decoder(record: VideoRecord, config: Config) -> str:
 
 
 def _batch(weak: Views, strong: Views | None, method: Method) -> ClipBatch:
-    """One clip as a batch of one labeled and, where the method takes such, one unlabeled clip of unknown class."""
-    unlabeled, row = method.needs.unlabeled, torch.zeros(1, dtype=torch.int64)
+    """One clip as a batch of one labeled and, where the method takes such, one unlabeled clip of unknown class.
+
+    It also stands in for views of other clips of the video, and for itself turned; people and scores there are none.
+    """
+    needs, row = method.needs, torch.zeros(1, dtype=torch.int64)
+    zeros = row.to(weak.rgb.device)
+    slow = Views(*(None if pixels is None else pixels[:, ::2] for pixels in weak))  # type: ignore[arg-type]
     return ClipBatch(
         labeled=weak,
-        labels=torch.zeros(1, dtype=torch.int64, device=weak.rgb.device),
-        weak=weak if unlabeled else None,
+        labels=zeros,
+        weak=weak if needs.unlabeled else None,
         strong=strong,
         labeled_ids=row,
-        unlabeled_ids=row if unlabeled else None,
-        unlabeled_labels=torch.full((1,), -1, device=weak.rgb.device) if unlabeled else None,
+        unlabeled_ids=row if needs.unlabeled else None,
+        unlabeled_labels=zeros - 1 if needs.unlabeled else None,
+        labeled_second=weak if needs.second else None,
+        second=weak if needs.second else None,
+        slow=slow if needs.slow else None,
+        labeled_rotated=weak if needs.rotated else None,
+        rotated=weak if needs.rotated else None,
+        labeled_turns=zeros if needs.rotated else None,
+        turns=zeros if needs.rotated else None,
+        rows=zeros if needs.rows else None,
+        actor_share=torch.ones(1, device=weak.rgb.device) if needs.actors else None,
     )
 
 

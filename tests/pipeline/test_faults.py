@@ -234,14 +234,14 @@ def test_one_bad_video_is_always_tolerated_but_not_the_last(index: VideoIndex, r
 def test_a_failure_of_dali_without_a_culprit_is_raised_as_it_is(
     index: VideoIndex, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = ClipGraph.__call__
+    run = ClipGraph.run
 
     def fail(graph: ClipGraph, samples: list[Sample]) -> Any:
         if len(samples) > 1:
             raise RuntimeError("out of memory")
         return run(graph, samples)
 
-    monkeypatch.setattr(ClipGraph, "__call__", fail)
+    monkeypatch.setattr(ClipGraph, "run", fail)
     for decoder in ("dali", "ffmpeg"):
         with make_loader(index, rows, decoder=decoder) as loader:
             with pytest.raises(RuntimeError, match=r"^out of memory$"):

@@ -48,9 +48,8 @@ def test_dali_decoder_agrees_with_ffmpeg_within_rounding(codec: str, video: Call
         graph = make_graph(decoder, strong=False)
         samples = [graph.read(record, plan_clip(record, SPEC, 5, 0, position)) for position in range(8)]
         views.append(graph(samples)[0])
-    for one, other in zip(*views, strict=True):
-        assert one is not None
-        assert other is not None
+    for modality in ("rgb", "tg"):
+        one, other = (getattr(view, modality) for view in views)
         inside = np.s_[:, :, 1:-1, 1:-1]  # DALI's region takes its neighbours into the resize at the border
         difference = one.numpy()[inside].astype(int) - other.numpy()[inside]
         # FFmpeg interpolates chroma, DALI repeats it: colours of fine texture differ, brightness must not.

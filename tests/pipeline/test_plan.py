@@ -12,16 +12,23 @@ from torchvision.transforms import RandomResizedCrop
 
 from pipeline.errors import InputError
 from pipeline.plan import (
+    _CLIP_KEY,
+    _TEMPO_KEY,
+    _TURN_KEY,
     NUM_STRONG_OPS,
     ClipPlan,
     ClipSpec,
+    Draw,
     StrongPlan,
+    _clip_key,
     _uniforms,
     epoch_order,
     plan_center,
     plan_clip,
     plan_clips,
+    plan_tempos,
     plan_test,
+    plan_turns,
 )
 from pipeline.record import VideoRecord
 
@@ -304,5 +311,71 @@ def test_a_batch_is_planned_to_the_bit_as_its_clips_one_by_one_and_in_any_parts(
 
 
 def test_neighbouring_positions_and_epochs_share_no_number() -> None:
-    drawn = [_uniforms(5, epoch, position, 1).ravel() for epoch in range(4) for position in range(200)]
+    purposes = (_CLIP_KEY, _clip_key(1), _clip_key(2), _TURN_KEY, _TEMPO_KEY)
+    drawn = [
+        _uniforms(5, purpose, epoch, position, 1, 36).ravel()
+        for purpose in purposes
+        for epoch in range(4)
+        for position in range(50)
+    ]
     assert len(np.unique(np.concatenate(drawn))) == sum(map(len, drawn))
+
+
+# --- several views of a video ---
+
+
+def test_further_draws_are_other_clips_of_the_same_distribution() -> None:
+    videos = (np.full(400, 300), np.full((400, 2), 256))
+    first, second, third = (plan_clips(*videos, SPEC, 0, 0, 0, Draw(n, n)) for n in range(3))
+    for one, other in ((first, second), (first, third), (second, third)):
+        assert sum(a.box == b.box for a, b in zip(one, other, strict=True)) < 8
+        assert 120 < sum(a.flip == b.flip for a, b in zip(one, other, strict=True)) < 280
+        assert abs(np.corrcoef([a.frames[0] for a in one], [b.frames[0] for b in other])[0, 1]) < 0.2
+    assert np.mean([plan.frames[0] for plan in second]) == pytest.approx(
+        np.mean([plan.frames[0] for plan in first]), abs=15
+    )
+
+
+def test_a_crop_of_its_own_shows_the_same_moment() -> None:
+    videos = (np.full(100, 300), np.full((100, 2), 256))
+    plain, own = plan_clips(*videos, SPEC, 0, 0, 0), plan_clips(*videos, SPEC, 0, 0, 0, Draw(0, 3))
+    alone = plan_clips(*videos, SPEC, 0, 0, 0, Draw(3, 3))
+    for a, b, c in zip(plain, own, alone, strict=True):
+        assert (a.frames == b.frames).all()
+        assert b.box == c.box and b.flip == c.flip and b.strong_tg and c.strong_tg
+        assert b.strong_tg.ops == c.strong_tg.ops
+    assert sum(a.box == b.box for a, b in zip(plain, own, strict=True)) < 5
+
+
+def test_turns_are_uniform_and_a_function_of_the_position() -> None:
+    turns = plan_turns(3, 0, 0, 4000)
+    assert np.bincount(turns, minlength=4).min() > 900
+    assert (plan_turns(3, 0, 100, 7) == turns[100:107]).all()
+    assert (plan_turns(3, 1, 0, 4000) != turns).any()
+
+
+def test_tempos_are_a_function_of_the_position() -> None:
+    whole, part = plan_tempos(8, 3, 0, 0, 40), plan_tempos(8, 3, 0, 11, 5)
+    for a, b in zip(whole[11:16], part, strict=True):
+        assert (a.order == b.order).all() and a.pasted == b.pasted
+
+
+@pytest.mark.parametrize("clip_len", [2, 7, 8])
+def test_tempos_paste_half_of_the_clips_and_draw_four_orders_alike(clip_len: int) -> None:
+    tempos = plan_tempos(clip_len, 0, 0, 0, 4000)
+    assert 1800 < sum(tempo.pasted for tempo in tempos) < 2200
+    forward, half = list(range(clip_len)), clip_len // 2
+    orders = [tempo.order.tolist() for tempo in tempos]
+    repeated = {
+        (*forward[: clip_len - half], *forward[:half]),
+        (*forward[clip_len - half :], *forward[half:]),
+    }
+    assert all(len(order) == clip_len and set(order) <= set(forward) for order in orders)
+    if clip_len == 8:  # in shorter clips the orders coincide
+        assert 900 < sum(order == forward[::-1] for order in orders) < 1100
+        assert 900 < sum(tuple(order) in repeated for order in orders) < 1100
+        held = [order for order in orders if order != forward[::-1] and tuple(order) not in repeated]
+        assert 900 < sum(order == forward for order in held) < 1100
+        assert all(order[0] == 0 and np.diff(order).min() >= 0 for order in held)
+        changes = [np.diff(order) > 0 for order in held if order != forward]
+        assert 0.4 < np.mean(changes) < 0.6
