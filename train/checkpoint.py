@@ -52,6 +52,8 @@ _FREE_OPTIONS = frozenset(
         "data.labeled_list",
         "data.num_threads",
         "data.max_bad_fraction",
+        "method.boxes",
+        "method.scores",
     }
 )
 

@@ -183,7 +183,7 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor
 
     Args:
         logits: (B, K).
-        labels: (B,) int64 in 0..K-1, also where not kept.
+        labels: (B,) int64 in 0..K-1, or (B, K) float32 of probabilities; also where not kept.
         mask: (B,) bool.
 
     Returns:

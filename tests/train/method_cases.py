@@ -48,6 +48,10 @@ TG = {"tg", "tg.head"}
 
 CASES: dict[str, Case] = {
     "supervised": Case({"supervised": RGB}, metrics=frozenset()),
+    "actor_cutmix": Case(
+        {"supervised": RGB, "pseudo_label": RGB}, ranks_differ="a clip's scene is of its own rank's batch"
+    ),
+    "mvpl": Case({f"{term}_{modality}": RGB for term in ("supervised", "pseudo_label") for modality in ("rgb", "tg")}),
     "fixmatch": Case({"supervised": RGB, "pseudo_label": RGB}),
     "temporal_gradient": Case(
         {

@@ -4,13 +4,17 @@ Promises :data:`METHODS`, the only table of them; nothing outside this package b
 Making batches, stepping the optimizer and logging are left to others.
 """
 
+from train.methods.actor_cutmix import ActorCutMix
 from train.methods.base import Method
 from train.methods.fixmatch import FixMatch
+from train.methods.mvpl import MvPL
 from train.methods.supervised import Supervised
 from train.methods.temporal_gradient import TemporalGradient
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
+    "actor_cutmix": ActorCutMix,
+    "mvpl": MvPL,
     "fixmatch": FixMatch,
     "temporal_gradient": TemporalGradient,
 }
