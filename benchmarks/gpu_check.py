@@ -39,6 +39,7 @@ SWITCHES = {
     "--run.cuda-graphs": "the compiled step is replayed as CUDA graphs",
     "--run.profile": "the trace has the GPU's work, and ranges are NVTX's too; on a CPU without these",
     "--data.decoder dali": "NVDEC decodes; auto takes it where it can decode every video",
+    "--method.flow": "with NVDEC, the GPU's engine for optical flow in place of OpenCV",
     "--data.num-threads N": "with NVDEC: sessions that decode at once; see the check of threads",
 }
 """What of the project only acts on a GPU."""

@@ -15,6 +15,7 @@ CHECKS: dict[str, Check] = {
     "faults": Check(running.check_faults, limit_s=90),
     "operations": Check(views.check_operations, limit_s=40),
     "pixels": Check(decoding.check_pixels, limit_s=40),
+    "flow": Check(views.check_flow, limit_s=30),
     "lifetime": Check(views.check_lifetime, limit_s=30),
     "seeking": Check(decoding.check_seeking, limit_s=30),
     "ranks": Check(ranks.check_ranks, limit_s=60),

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks.gpu_checks.bench import FAIL, PASS, Bench, Finding, difference
+from benchmarks.gpu_checks.bench import FAIL, PASS, SKIP, Bench, Finding, difference
 from pipeline.graph import ClipGraph, GraphSpec, Sample
 from pipeline.plan import ClipPlan, ClipSpec, StrongPlan, plan_clip
 from pipeline.record import VideoRecord
 from pipeline.strong import OPS
 
 _ROUNDING = 1  # grey levels
+_ESTIMATES = 8  # grey levels, where two estimators look at one motion
 _INTERPOLATED = {"shear_x", "shear_y", "rotate"}
 _INTERPOLATION = 3  # grey levels: the devices' bilinear weights have different precision
 
@@ -36,6 +37,24 @@ def check_operations(bench: Bench) -> Iterator[Finding]:
         allowed = _INTERPOLATION if name in _INTERPOLATED else _ROUNDING
         note = "the CPU's bits" if not largest else f"max {largest}, mean {mean:.3f} from the CPU's"
         yield Finding(name, PASS if largest <= allowed else FAIL, note)
+
+
+def check_flow(bench: Bench) -> Iterator[Finding]:
+    """The optical flow of the GPU's engine says what OpenCV's says of the same frames: direction and length."""
+    if bench.device_type == "cpu":
+        yield Finding("optical flow", SKIP, "the engine for it is a GPU's; a CPU has OpenCV's")
+        return
+    record = next(record for _, record in bench.decodable())
+    plan = plan_clip(record, bench.spec, seed=0, epoch=0, position=0)
+    flows = []
+    for decoder, device in (("ffmpeg", "cpu"), ("dali", bench.device)):
+        spec = GraphSpec(bench.spec.clip_len, tg=False, strong=False, decoder=decoder, flow=True)
+        graph = ClipGraph(spec, bench.spec.size, 1, device, 2)
+        flows.append(graph([graph.read(record, plan)])[0].of("flow").cpu().float().flatten(0, 3))
+    medians = [flow.median(dim=0).values for flow in flows]
+    apart = float((medians[0] - medians[1]).abs().max())
+    note = f"median {medians[1].tolist()}, OpenCV's {medians[0].tolist()}"
+    yield Finding("optical flow", PASS if apart <= _ESTIMATES else FAIL, note)
 
 
 def check_lifetime(bench: Bench) -> Iterator[Finding]:
