@@ -48,6 +48,9 @@ TG = {"tg", "tg.head"}
 
 CASES: dict[str, Case] = {
     "supervised": Case({"supervised": RGB}, metrics=frozenset()),
+    "pseudo_label": Case({"supervised": RGB, "pseudo_label": RGB}),
+    "mean_teacher": Case({"supervised": RGB, "consistency": RGB}, metrics=frozenset()),
+    "uda": Case({"supervised": RGB, "pseudo_label": RGB}),
     "fixmatch": Case({"supervised": RGB, "pseudo_label": RGB}),
     "temporal_gradient": Case(
         {
