@@ -190,3 +190,31 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor
         0-dim float32; exactly 0 where nothing is kept.
     """
     return (F.cross_entropy(logits.float(), labels, reduction="none") * mask).mean()
+
+
+def kept_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of the kept rows with soft targets, divided by the number of kept rows.
+
+    Args:
+        logits: (B, K).
+        targets: (B, K) float32 probabilities, also where not kept.
+        mask: (B,) bool.
+
+    Returns:
+        0-dim float32; exactly 0 where nothing is kept.
+    """
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    return (losses * mask).sum() / mask.sum().clamp(min=1)
+
+
+def softmax_mse(logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Squared difference of two predictions' probabilities, the mean over classes and rows.
+
+    Args:
+        logits: (B, K).
+        target_logits: (B, K) of the same clips; no gradient flows back.
+
+    Returns:
+        0-dim float32.
+    """
+    return F.mse_loss(logits.float().softmax(dim=1), target_logits.detach().float().softmax(dim=1))

@@ -132,6 +132,7 @@ def losses_and_gradients(
     gradients = {
         name: parameter.grad if parameter.grad is not None else torch.full_like(parameter, torch.nan)
         for name, parameter in method.named_parameters()
+        if parameter.requires_grad
     }
     parts = {"terms": terms, "gradients": gradients, "buffers": dict(method.named_buffers())}
     return {part: {name: value.detach().cpu() for name, value in values.items()} for part, values in parts.items()}

@@ -48,6 +48,9 @@ TG = {"tg", "tg.head"}
 
 CASES: dict[str, Case] = {
     "supervised": Case({"supervised": RGB}, metrics=frozenset()),
+    "pseudo_label": Case({"supervised": RGB, "pseudo_label": RGB}),
+    "mean_teacher": Case({"supervised": RGB, "consistency": RGB}, metrics=frozenset()),
+    "uda": Case({"supervised": RGB, "pseudo_label": RGB}),
     "actor_cutmix": Case(
         {"supervised": RGB, "pseudo_label": RGB}, ranks_differ="a clip's scene is of its own rank's batch"
     ),

@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.forks import run_ranks
-from train.losses import AlignmentKind, StopGradient, alignment_loss, info_nce, masked_cross_entropy, pseudo_labels
+from train.losses import (
+    AlignmentKind,
+    StopGradient,
+    alignment_loss,
+    info_nce,
+    kept_cross_entropy,
+    masked_cross_entropy,
+    pseudo_labels,
+    softmax_mse,
+)
 
 
 def volume(*vectors: tuple[float, ...]) -> Tensor:
@@ -264,6 +273,36 @@ def test_all_kept_is_plain_cross_entropy() -> None:
     torch.testing.assert_close(masked_cross_entropy(logits, labels, kept), F.cross_entropy(logits, labels))
 
 
+# --- soft targets ---
+
+
+def test_kept_cross_entropy_divides_by_the_kept_rows() -> None:
+    logits = logits_of((0.5, 0.5), (0.2, 0.8), (0.9, 0.1), (0.25, 0.75))
+    targets = torch.tensor([(0.3, 0.7), (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)])
+    mask = torch.tensor([True, False, True, False])
+    expected = -(0.3 * math.log(0.5) + 0.7 * math.log(0.5) + math.log(0.1)) / 2
+    assert kept_cross_entropy(logits, targets, mask).item() == pytest.approx(expected)
+
+
+def test_without_a_kept_row_kept_cross_entropy_is_exactly_zero_in_value_and_gradient() -> None:
+    logits = torch.randn(3, 4, requires_grad=True)
+    loss = kept_cross_entropy(logits, torch.full((3, 4), 0.25), torch.zeros(3, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_softmax_mse_is_the_mean_over_classes_and_rows_and_moves_the_first_alone() -> None:
+    ours, theirs = (logits_of(*rows).requires_grad_() for rows in (((0.5, 0.5), (0.2, 0.8)), ((0.6, 0.4), (0.9, 0.1))))
+    loss = softmax_mse(ours, theirs)
+    assert loss.item() == pytest.approx((2 * 0.1**2 + 2 * 0.7**2) / 4)
+    loss.backward()
+    assert ours.grad is not None
+    assert ours.grad.any(dim=1).all()
+    assert theirs.grad is None
+
+
 # --- precision ---
 
 
@@ -281,6 +320,8 @@ def test_losses_compute_in_float32_under_autocast_and_from_bfloat16() -> None:
             alignment_loss([features[0]], [features[1]], kind="l2"),
             info_nce(embeddings[0], embeddings[1], 0.1),
             masked_cross_entropy(embeddings[0], labels, mask),
+            kept_cross_entropy(embeddings[0], F.one_hot(labels, 8).float(), mask),
+            softmax_mse(embeddings[0], embeddings[1]),
         ]
 
     expected = losses(torch.float32)

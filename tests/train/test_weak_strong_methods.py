@@ -1,6 +1,6 @@
 """FixMatch and the method of temporal gradients: their options, rows, pseudo-labels, warm-up and definitions.
 
-A threshold of 0 keeps every pseudo-label.
+What they share with UDA is asked of it too.  A threshold of 0 keeps every pseudo-label.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,9 @@ from tests.train.method_cases import (
 )
 from tests.train.test_methods import assert_one_graph
 from train.losses import alignment_loss, info_nce
-from train.methods import METHODS, Method, fixmatch, temporal_gradient
+from train.methods import METHODS, Method, fixmatch, temporal_gradient, uda
+
+WEAK_STRONG = ("uda", "fixmatch", "temporal_gradient")
 
 # --- which term trains what ---
 
@@ -85,7 +87,7 @@ def test_alignment_and_contrast_see_labeled_and_weak_rows_only() -> None:
     assert rows_of(make_method("temporal_gradient"), "info_nce", lambda m: m.dual.tg_contrast) == registered
 
 
-@pytest.mark.parametrize("name", ["fixmatch", "temporal_gradient"])
+@pytest.mark.parametrize("name", WEAK_STRONG)
 def test_weak_logits_get_no_gradient(name: str) -> None:
     method = make_method(name)
     networks = [method.recognizer]
@@ -105,7 +107,7 @@ def test_weak_logits_get_no_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize(("threshold", "kept"), [(0.0, 1.0), (1.0, 0.0)])
-@pytest.mark.parametrize("name", ["fixmatch", "temporal_gradient"])
+@pytest.mark.parametrize("name", WEAK_STRONG)
 def test_the_threshold_keeps_all_or_none(name: str, threshold: float, kept: float) -> None:
     outputs = outputs_of(name, threshold=threshold)
     assert outputs["mask_rate"].item() == kept
@@ -157,13 +159,13 @@ def test_individual_pseudo_labels_have_masks_of_their_own() -> None:
     assert (outputs["mask_rate"].item(), outputs["pseudo_label_accuracy"].item()) == (0.5, 0.5)
 
 
-@pytest.mark.parametrize("name", ["fixmatch", "temporal_gradient"])
+@pytest.mark.parametrize("name", WEAK_STRONG)
 @pytest.mark.parametrize("dropout", [True, False])
 def test_pseudo_labels_are_made_with_or_without_dropout(
     name: str, dropout: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[tuple[Tensor, Tensor | None]] = []
-    module = {"fixmatch": fixmatch, "temporal_gradient": temporal_gradient}[name]
+    module = {"uda": uda, "fixmatch": fixmatch, "temporal_gradient": temporal_gradient}[name]
     pseudo_labels = module.pseudo_labels
 
     def note(rgb: Tensor, tg: Tensor | None, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
@@ -202,7 +204,7 @@ def before_first_batch(method: Method, fresh: Method) -> dict[str, Tensor]:
 # --- batches that BatchNorm sees ---
 
 
-@pytest.mark.parametrize("name", ["fixmatch", "temporal_gradient"])
+@pytest.mark.parametrize("name", WEAK_STRONG)
 @pytest.mark.parametrize("split", [False, True])
 def test_strong_views_change_what_the_others_give_only_where_they_share_their_batch(name: str, split: bool) -> None:
     method = make_method(name, split_batches=split)
@@ -212,11 +214,11 @@ def test_strong_views_change_what_the_others_give_only_where_they_share_their_ba
     seen, unseen = method(batch, EPOCH_0), method(batch._replace(strong=black), EPOCH_0)
     for term in seen.keys() & {"supervised", "supervised_rgb", "supervised_tg", "alignment", "info_nce"}:
         assert torch.equal(seen[term], unseen[term]) == split
-    pseudo_label = "pseudo_label" if name == "fixmatch" else "pseudo_label_tg"
+    pseudo_label = "pseudo_label_tg" if name == "temporal_gradient" else "pseudo_label"
     assert not torch.equal(seen[pseudo_label], unseen[pseudo_label])
 
 
-@pytest.mark.parametrize("name", ["fixmatch", "temporal_gradient"])
+@pytest.mark.parametrize("name", WEAK_STRONG)
 def test_split_batches_are_the_same_losses_where_batch_norm_does_not_tie_the_views(name: str) -> None:
     joint, split = (make_method(name, split_batches=split).eval() for split in (False, True))
     batch = make_batch(joint)
@@ -227,9 +229,9 @@ def test_split_batches_are_the_same_losses_where_batch_norm_does_not_tie_the_vie
 # --- warm-up ---
 
 
-@pytest.mark.parametrize("name", ["fixmatch", "temporal_gradient"])
+@pytest.mark.parametrize("name", WEAK_STRONG)
 def test_pseudo_labels_wait_for_the_end_of_the_warm_up(name: str) -> None:
-    keys = ["pseudo_label"] if name == "fixmatch" else ["pseudo_label_rgb", "pseudo_label_tg"]
+    keys = ["pseudo_label_rgb", "pseudo_label_tg"] if name == "temporal_gradient" else ["pseudo_label"]
     method = make_method(name, warmup_epochs=2)
     batch = make_batch(method)
     values = [[method(batch, progress)[key].item() for key in keys] for progress in (EPOCH_0, EPOCH_1, EPOCH_2)]

@@ -7,14 +7,20 @@ Making batches, stepping the optimizer and logging are left to others.
 from train.methods.actor_cutmix import ActorCutMix
 from train.methods.base import Method
 from train.methods.fixmatch import FixMatch
+from train.methods.mean_teacher import MeanTeacher
 from train.methods.mvpl import MvPL
+from train.methods.pseudo_label import PseudoLabel
 from train.methods.supervised import Supervised
 from train.methods.temporal_gradient import TemporalGradient
+from train.methods.uda import UDA
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
+    "pseudo_label": PseudoLabel,
+    "mean_teacher": MeanTeacher,
     "actor_cutmix": ActorCutMix,
     "mvpl": MvPL,
+    "uda": UDA,
     "fixmatch": FixMatch,
     "temporal_gradient": TemporalGradient,
 }

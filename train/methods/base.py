@@ -120,10 +120,8 @@ class WeakStrongConfig:
     """Let BatchNorm see the strong views apart from the others, not all views as one batch as in the paper's code."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"threshold {self.threshold} is not a probability: choose one from 0 to 1")
-        if self.warmup_epochs < 0:
-            raise InputError(f"warmup_epochs {self.warmup_epochs} is negative: 0 starts at once")
+        check_probability("threshold", self.threshold)
+        check_epochs("warmup_epochs", self.warmup_epochs)
 
 
 class WeakStrongMethod(Method):
@@ -172,6 +170,26 @@ class WeakStrongMethod(Method):
         return labeled, weak, strong
 
 
+def check_probability(option: str, value: float) -> None:
+    """Refuse an option that is no probability.
+
+    Raises:
+        InputError: it is not within 0 and 1.
+    """
+    if not 0 <= value <= 1:
+        raise InputError(f"{option} {value} is not a probability: choose one from 0 to 1")
+
+
+def check_epochs(option: str, epochs: int) -> None:
+    """Refuse an option that is no number of epochs.
+
+    Raises:
+        InputError: it is negative.
+    """
+    if epochs < 0:
+        raise InputError(f"{option} {epochs} is negative: 0 starts at once")
+
+
 def eager_range(name: str) -> AbstractContextManager[object]:
     """A range of what a method computes, :func:`pipeline.ranges.named`; in a compiled graph there is none."""
     return nullcontext() if torch.compiler.is_compiling() else named(name)
@@ -180,6 +198,13 @@ def eager_range(name: str) -> AbstractContextManager[object]:
 def started(progress: Tensor, warmup_epochs: int) -> Tensor:
     """1 once the warm-up is over, 0 before, as 0-dim float32."""
     return (progress >= warmup_epochs).float()
+
+
+def ramp(progress: Tensor, warmup_epochs: int, rampup_epochs: int) -> Tensor:
+    """0 in the warm-up, then rising in a line, by a step each epoch, to 1 once the ramp-up is over; 0-dim float32."""
+    if rampup_epochs == 0:
+        return started(progress, warmup_epochs)
+    return ((progress - warmup_epochs) / rampup_epochs).clamp(0, 1)
 
 
 def first_rows(volume: Tensor, num_rows: int) -> Tensor:
