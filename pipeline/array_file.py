@@ -149,9 +149,9 @@ def _read_arrays(
     prefix = file.read(_PREFIX.size)
     found, length, checksum = _PREFIX.unpack(prefix) if len(prefix) == _PREFIX.size else (b"", 0, 0)
     if found[:-1] != magic[:-1]:
-        raise InputError(f"{path} is not an {kind}: move it, or name another file")
+        raise InputError(f"{path} is no {kind}: move it, or name another file")
     if found != magic:
-        raise InputError(f"{path} is not an {kind} of this version: {remedy}")
+        raise InputError(f"{path} is no {kind} of this version: {remedy}")
     header = file.read(length) if length <= size else b""
     if zlib.crc32(header) != checksum:
         raise InputError(f"the header of the {kind} {path} is damaged: {remedy}")

@@ -222,9 +222,9 @@ def test_a_file_of_others_where_the_index_would_be_ends_no_run(
     path = folder / FILE_NAME
     path.write_text("somebody's notes, longer than the start of an index")
     assert len(build(folder)) == 4
-    assert f"{path} is not an index: move it, or name another file; it is not used" in caplog.text
+    assert f"{path} is no index: move it, or name another file; it is not used" in caplog.text
     assert len(VideoIndex.refresh(tmp_path / "index", folder, progress=False)) == 4
-    with pytest.raises(InputError, match="is not an index: move it"):
+    with pytest.raises(InputError, match="is no index: move it"):
         VideoIndex.refresh(path, folder)
     assert path.read_text().startswith("somebody's")
     path.unlink()
@@ -327,7 +327,7 @@ def test_program_says_what_it_found(folder: Path, tmp_path: Path) -> None:
     assert len(VideoIndex.load(folder / FILE_NAME)) == 4
     done = subprocess.run([*command, "--index", str(folder / "a/one.avi")], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and "one.avi is not an index" in done.stderr
+    assert done.stderr.startswith("error: ") and "one.avi is no index" in done.stderr
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
