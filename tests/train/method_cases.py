@@ -48,6 +48,8 @@ TG = {"tg", "tg.head"}
 
 CASES: dict[str, Case] = {
     "supervised": Case({"supervised": RGB}, metrics=frozenset()),
+    "s4l": Case({"supervised": RGB, "rotation": {"rgb", "rgb.rotation"}}, metrics=frozenset({"rotation_accuracy"})),
+    "tcl": Case({"supervised": RGB, "instance_contrast": RGB, "group_contrast": RGB}, metrics=frozenset()),
     "fixmatch": Case({"supervised": RGB, "pseudo_label": RGB}),
     "temporal_gradient": Case(
         {
