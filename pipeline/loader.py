@@ -33,6 +33,7 @@ from pipeline.quarantine import BadSamples, GuardedGraph, Quarantine
 from pipeline.ranges import AWAIT_CLIPS, PLAN, named
 from pipeline.stream import ClipStream, PlannedClip
 from pipeline.verify import reason_against_slices
+from pipeline.video_scores import VideoScores
 
 log = logging.getLogger(__name__)
 
@@ -228,6 +229,7 @@ class _BatchMaker:
         self._index, self._labels, self._needs, self._size, self._device = index, split.labels, needs, size, device
         rows = np.unique(np.concatenate([split.labeled, split.unlabeled]))
         self._boxes = ActorBoxes(needs.boxes, index.paths, rows) if needs.boxes else None
+        self._scores = VideoScores(needs.scores, index.paths, rows) if needs.scores else None
 
     def batch(self, labeled: Mapping[str, "Part"], unlabeled: Mapping[str, "Part"] | None) -> ClipBatch:
         """One batch, of the views of its videos by name."""
@@ -240,6 +242,7 @@ class _BatchMaker:
             unlabeled_ids=None,
             unlabeled_labels=None,
             labeled_second=self._view(labeled, "second"),
+            labeled_scores=self._scores_of(labeled["weak"]),
         )
         if self._needs.rotated:
             rotated, turns = self._rotated(labeled["weak"])
@@ -256,6 +259,7 @@ class _BatchMaker:
             second=self._view(unlabeled, "second"),
             slow=self._view(unlabeled, "slow"),
             rows=ids.to(self._device) if self._needs.rows else None,
+            scores=self._scores_of(weak),
         )
         if self._needs.rotated:
             rotated, turns = self._rotated(weak)
@@ -267,6 +271,9 @@ class _BatchMaker:
 
     def _classes(self, part: "Part") -> Tensor:
         return torch.from_numpy(self._labels[part.rows]).to(self._device)
+
+    def _scores_of(self, part: "Part") -> Tensor | None:
+        return None if self._scores is None else torch.from_numpy(self._scores.of(part.rows)).to(self._device)
 
     @staticmethod
     def _view(parts: Mapping[str, "Part"], view: str) -> Views | None:

@@ -104,11 +104,11 @@ class Display:
     def _arranged(self) -> Columns:
         """All numbers, in as many columns as there is room for."""
         losses = [(name, f"{self._record[name]:.3f}", _sparkline(past)) for name, past in self._history.items()]
-        labels, speed = _pseudo_label_rows(self._record), _speed_rows(self._record)
+        labels, rotations = _pseudo_label_rows(self._record), _rotation_rows(self._record)
         blocks = [
             _table(losses=losses),
-            _table(**{"pseudo-labels": labels, "validation": self._accuracy}),
-            _table(speed=speed),
+            _table(**{"pseudo-labels": labels, "rotations": rotations, "validation": self._accuracy}),
+            _table(speed=_speed_rows(self._record)),
             _table(machine=describe_hardware(self._record)),
         ]
         return Columns(blocks, padding=(0, _GAP))
@@ -120,12 +120,14 @@ class Display:
 
 
 def format_numbers(record: Mapping[str, float]) -> str:
-    """A record of a step as one line of text: losses, then pseudo-labels, then speed."""
+    """A record of a step as one line of text: losses, then pseudo-labels or rotations, then speed."""
     parts = [f"epoch {record['epoch']}", *(f"{name} {record[name]:.3f}" for name in loss_names(record))]
     if "mask_rate" in record:
         parts.append(f"mask rate {record['mask_rate']:.0%}")
     if _accuracy_is_known(record):
         parts.append(f"of which right {record['pseudo_label_accuracy']:.0%}")
+    if "rotation_accuracy" in record:
+        parts.append(f"rotations right {record['rotation_accuracy']:.0%}")
     if record.get("num_quarantined"):
         parts.append(f"bad videos {record['num_quarantined']}")
     parts += [f"lr {record['lr']:.4f}", f"{record['clips_per_s']:.1f} clips/s", f"data wait {_data_wait(record):.0%}"]
@@ -137,6 +139,10 @@ def _pseudo_label_rows(record: Mapping[str, float]) -> list[tuple[str, str]]:
         return []
     right = f"{record['pseudo_label_accuracy']:.0%}" if _accuracy_is_known(record) else "–"
     return [("mask rate", f"{record['mask_rate']:.0%}"), ("of which right", right)]
+
+
+def _rotation_rows(record: Mapping[str, float]) -> list[tuple[str, str]]:
+    return [("right", f"{record['rotation_accuracy']:.0%}")] if "rotation_accuracy" in record else []
 
 
 def _speed_rows(record: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -115,6 +115,69 @@ def info_nce(rgb: Tensor, tg: Tensor, temperature: float) -> Tensor:
         return (rgb_to_tg + tg_to_rgb) / 2
 
 
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross-entropy, Eq. (1) of SimCLR, over two views of each clip.
+
+    The other view of the same clip is the positive, both views of every other clip are negatives.  Each rank computes
+    the loss of the clips of all ranks, and gets the gradient of its own as many times as there are ranks, so that the
+    mean of loss and gradients over ranks is that of one process with the whole batch.
+
+    Args:
+        first: (B, D) embeddings, of any length; the same B on every rank.
+        second: (B, D) of the other view of the same clips.
+        temperature: divides the cosines.
+
+    Returns:
+        0-dim float32, the mean over both views of all clips; exactly 0 where there is only one clip.
+    """
+    first, second = _gather_rows(first.float()), _gather_rows(second.float())
+    return _nt_xent(first, second, torch.ones(len(first), dtype=torch.bool, device=first.device), temperature)
+
+
+def group_contrast(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Group-contrastive loss of TCL: NT-Xent between mean probabilities of clips that are taken for the same class.
+
+    Each view falls into groups by its own most probable classes; classes of which only one view has a group are left
+    out.  Groups are made of the clips of all ranks, on each rank, as in :func:`nt_xent`.
+
+    Args:
+        first: (B, K) probabilities; the same B on every rank.
+        second: (B, K) of the other view of the same clips.
+        temperature: divides the cosines.
+
+    Returns:
+        0-dim float32, the mean over both views of all groups left; exactly 0 for fewer than two classes.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        (first, in_first), (second, in_second) = (_groups(_gather_rows(view.float())) for view in (first, second))
+        return _nt_xent(first, second, in_first & in_second, temperature)
+
+
+def _groups(probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, K) -> the sum of the rows whose most probable class is k as row k, (K, K), and whether there are any, (K,).
+
+    The sum has the direction of the mean, which is all that a cosine sees.
+    """
+    classes = torch.arange(probabilities.shape[1], device=probabilities.device)
+    members = probabilities.argmax(dim=1) == classes[:, None]
+    return members.float() @ probabilities, members.any(dim=1)
+
+
+def _nt_xent(first: Tensor, second: Tensor, kept: Tensor, temperature: float) -> Tensor:
+    """NT-Xent of the pairs, (N, D) each, that are kept, (N,) bool, as if there were no others."""
+    with torch.autocast(first.device.type, enabled=False):
+        rows = torch.cat([first / _norm(first), second / _norm(second)])
+        kept = torch.cat([kept, kept])
+        itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        positive = itself.roll(len(first), dims=1)
+        # Pairs that are not kept have their positive to compare with, so that what is then left out is finite.
+        compared = (kept & ~itself) | positive
+        cosines = (rows @ rows.T / temperature).masked_fill(~compared, -torch.inf)
+        partners = torch.arange(len(rows), device=rows.device).roll(len(first))
+        losses = F.cross_entropy(cosines, partners, reduction="none")
+        return (losses * kept).sum() / kept.sum().clamp(min=1)
+
+
 def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 

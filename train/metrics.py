@@ -34,7 +34,8 @@ CLOCKED = frozenset({"clips_per_s", "step_ms", "data_wait_ms", *HARDWARE})
 """What a record has of the machine: it differs from run to run, where all else is the same to the bit."""
 
 _NOT_LOSSES = CLOCKED | frozenset(
-    {"kind", "step", "epoch", "lr", "mask_rate", "pseudo_label_accuracy", "grad_norm", "loss_scale", "num_quarantined"}
+    {"kind", "step", "epoch", "lr", "mask_rate", "pseudo_label_accuracy", "rotation_accuracy"}
+    | {"grad_norm", "loss_scale", "num_quarantined"}
 )
 _DERIVED = ("loss", "grad_norm")  # made of the other terms: not the origin where one of those is bad too
 # NaN where no pseudo-label was kept; where a scaled loss made the gradients overflow, and the step was skipped.

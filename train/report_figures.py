@@ -1,4 +1,4 @@
-"""The charts of a report: losses, pseudo-labels, accuracies, learning rate and speed.
+"""The charts of a report: losses, self-made labels, accuracies, learning rate and speed.
 
 Promises to draw only what stands in the records, the same each time, in SVG that takes the colour of the text around
 it, with no text in it that users choose.
@@ -46,11 +46,12 @@ def _losses(axes: Axes, runs: Runs) -> None:
     axes.set(title=f"losses of {main}", ylim=(0, None))
 
 
-def _pseudo_labels(axes: Axes, runs: Runs) -> None:
+def _made_labels(axes: Axes, runs: Runs) -> None:
     steps = _main(runs)[1]
-    for name, label in (("mask_rate", "kept"), ("pseudo_label_accuracy", "of these right")):
-        _plot(axes, steps, name, label)
-    axes.set(title="pseudo-labels", ylim=(0, 1.02))
+    _plot(axes, steps, "mask_rate", "pseudo-labels kept")
+    _plot(axes, steps, "pseudo_label_accuracy", "of these right")
+    _plot(axes, steps, "rotation_accuracy", "rotations right")
+    axes.set(title="self-made labels", ylim=(0, 1.02))
 
 
 def _accuracies(axes: Axes, runs: Runs) -> None:
@@ -82,7 +83,7 @@ def _machine(axes: Axes, runs: Runs) -> None:
 
 CHARTS: Mapping[str, Callable[[Axes, Runs], None]] = {
     "losses": _losses,
-    "pseudo-labels": _pseudo_labels,
+    "self-made labels": _made_labels,
     "accuracy": _accuracies,
     "learning rate": _learning_rate,
     "throughput": _throughput,

@@ -1,6 +1,7 @@
 """Views beyond the weak and the strong one: second and slow clips, rotated ones, crops of each modality's own, flow."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from pipeline.index import VideoIndex
 from pipeline.loader import ClipLoader
 from pipeline.noise import noise_batch
 from pipeline.plan import ClipSpec
+from pipeline.video_scores import NUM_SCORES, write_video_scores
 from tests.pipeline.test_loader import SPEC, assert_same, split_of, take
 
 UNLABELED = Needs(unlabeled=True)
@@ -180,3 +182,21 @@ def test_flow_of_dali_on_a_cpu_is_refused(small_index: VideoIndex) -> None:
             seed=0,
             decoder="dali",
         )
+
+
+def test_scores_are_those_of_the_videos_in_the_batch(small_index: VideoIndex, tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).dirichlet(np.ones(NUM_SCORES), len(small_index))
+    order = np.arange(len(small_index))[::-1]  # the file may have the videos in any order
+    path = tmp_path / "videos.scores"
+    write_video_scores(path, [small_index.paths[row] for row in order], scores[order])
+    batch = first(small_index, Needs(unlabeled=True, scores=path))
+    assert batch.labeled_scores is not None and batch.scores is not None and batch.unlabeled_ids is not None
+    for found, rows in ((batch.labeled_scores, batch.labeled_ids), (batch.scores, batch.unlabeled_ids)):
+        assert found.dtype == torch.float32
+        np.testing.assert_allclose(found, scores[rows], atol=1e-4)
+
+
+def test_a_loader_without_scores_of_a_video_refuses(small_index: VideoIndex, tmp_path: Path) -> None:
+    write_video_scores(tmp_path / "scores", small_index.paths[1:], np.full((len(small_index) - 1, NUM_SCORES), 1e-3))
+    with pytest.raises(InputError, match=f"first {small_index.paths[0]}"):
+        make_loader(small_index, Needs(unlabeled=True, scores=tmp_path / "scores"))

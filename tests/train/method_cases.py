@@ -51,6 +51,8 @@ CASES: dict[str, Case] = {
     "pseudo_label": Case({"supervised": RGB, "pseudo_label": RGB}),
     "mean_teacher": Case({"supervised": RGB, "consistency": RGB}, metrics=frozenset()),
     "uda": Case({"supervised": RGB, "pseudo_label": RGB}),
+    "s4l": Case({"supervised": RGB, "rotation": {"rgb", "rgb.rotation"}}, metrics=frozenset({"rotation_accuracy"})),
+    "tcl": Case({"supervised": RGB, "instance_contrast": RGB, "group_contrast": RGB}, metrics=frozenset()),
     "actor_cutmix": Case(
         {"supervised": RGB, "pseudo_label": RGB}, ranks_differ="a clip's scene is of its own rank's batch"
     ),

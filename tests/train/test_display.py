@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from train.display import Display
+from train.display import Display, format_numbers
 from train.scoring import Accuracy
 
 RECORD = {
@@ -71,6 +71,16 @@ def test_terminal_gets_a_panel_with_all_numbers_at_any_width(width: int) -> None
         "memory 1.2 GiB",
     ):
         assert numbers in shown, numbers
+
+
+def test_rotations_are_shown_where_there_are_some() -> None:
+    record = {name: value for name, value in RECORD.items() if not name.startswith(("mask", "pseudo"))}
+    rotating = {**record, "rotation_accuracy": 0.37}
+    assert "supervised 0.750  rotations right 37%  lr" in format_numbers(rotating)
+    shown = " ".join(" ".join(panel(140, rotating)).split())
+    assert "rotations" in shown
+    assert "right 37%" in shown
+    assert "rotations" not in "\n".join([format_numbers(record), *panel(140, record)])
 
 
 def test_panel_has_what_there_is_and_no_more() -> None:

@@ -14,9 +14,11 @@ from train.losses import (
     AlignmentKind,
     StopGradient,
     alignment_loss,
+    group_contrast,
     info_nce,
     kept_cross_entropy,
     masked_cross_entropy,
+    nt_xent,
     pseudo_labels,
     softmax_mse,
 )
@@ -185,6 +187,134 @@ def two_process_worker(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+# --- contrast of two views ---
+
+
+def test_nt_xent_by_hand() -> None:
+    first = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    second = torch.tensor([[5.0, 0.0], [1.0, 1.0]])
+    half = math.sqrt(0.5)
+
+    def nce(positive: float, *negatives: float) -> float:
+        return math.log(sum(math.exp(cosine / 0.5) for cosine in (positive, *negatives))) - positive / 0.5
+
+    # Of each row the cosine to its other view, then those to both views of the other clip.
+    rows = [nce(1, 0, half), nce(half, 0, 0), nce(1, 0, half), nce(half, half, half)]
+    assert nt_xent(first, second, temperature=0.5).item() == pytest.approx(sum(rows) / 4)
+
+
+def test_nt_xent_ignores_lengths_and_is_symmetric() -> None:
+    torch.manual_seed(0)
+    first, second = torch.randn(5, 8), torch.randn(5, 8)
+    loss = nt_xent(first, second, 0.5)
+    torch.testing.assert_close(nt_xent(7 * first, 0.1 * second, 0.5), loss)
+    torch.testing.assert_close(nt_xent(second, first, 0.5), loss)
+
+
+def test_nt_xent_of_embeddings_all_alike_is_log_of_the_others() -> None:
+    assert nt_xent(torch.ones(6, 4), torch.ones(6, 4), 0.1).item() == pytest.approx(math.log(11))
+
+
+def test_nt_xent_of_one_clip_is_exactly_zero() -> None:
+    assert nt_xent(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.3, 0.7]]), 0.5).item() == 0
+
+
+def test_nt_xent_stands_zero_vectors() -> None:
+    first, second = torch.randn(4, 8).requires_grad_(), torch.zeros(4, 8, requires_grad=True)
+    nt_xent(first, second, 0.5).backward()
+    for embedding in (first, second):
+        assert embedding.grad is not None
+        assert embedding.grad.isfinite().all()
+
+
+def grouped(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Group contrast as it is defined, class by class."""
+    views = [{k: view[view.argmax(dim=1) == k] for k in view.argmax(dim=1).tolist()} for view in (first, second)]
+    common = [k for k in views[0] if k in views[1]]
+    means = [torch.stack([groups[k].mean(dim=0) for k in common]) for groups in views]
+    return nt_xent(means[0], means[1], temperature)
+
+
+@pytest.mark.parametrize(("num_clips", "num_classes"), [(4, 3), (12, 3), (12, 10), (40, 101)])
+def test_group_contrast_is_that_of_the_means_of_groups_both_views_have(num_clips: int, num_classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (3 * torch.randn(2, num_clips, num_classes, generator=generator)).softmax(dim=2)
+    ours, theirs = second.clone().requires_grad_(), second.clone().requires_grad_()
+    loss, expected = group_contrast(first, ours, 0.5), grouped(first, theirs, 0.5)
+    assert loss > 0
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    assert ours.grad is not None
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_classes_of_which_one_view_has_no_group_are_left_out() -> None:
+    first = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
+    second = torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]]).requires_grad_()
+    loss = group_contrast(first, second, 0.5)
+    two = torch.stack([(second[0] + second[2]) / 2, second[1]])
+    torch.testing.assert_close(loss, nt_xent(first[:2], two, 0.5))
+
+
+@pytest.mark.parametrize("classes", [(0, 0, 0), (0, 1, 2), (2, 2, 1)])
+def test_group_contrast_of_fewer_than_two_common_classes_is_exactly_zero(classes: tuple[int, ...]) -> None:
+    first = torch.tensor([[0.9, 0.06, 0.04], [0.8, 0.1, 0.1], [0.7, 0.2, 0.1]])  # class 0 alone
+    second = (F.one_hot(torch.tensor(classes), 3) + torch.rand(3, 3) / 2).softmax(dim=1).requires_grad_()
+    loss = group_contrast(first, second, 0.5)
+    loss.backward()
+    assert loss.item() == 0
+    assert second.grad is not None
+    assert not second.grad.any()
+
+
+@pytest.mark.parametrize("contrast", ["instances", "groups"])
+def test_contrast_of_views_over_two_processes_is_that_of_one(contrast: str, views_of_ranks: Path) -> None:
+    first, second, weight = torch.load(views_of_ranks / "inputs.pt")
+    loss, gradient = contrasted(first, second, weight)[contrast]
+    losses, gradients = zip(
+        *(torch.load(views_of_ranks / f"rank{rank}.pt")[contrast] for rank in range(2)), strict=True
+    )
+    halves = [contrasted(first[rows], second[rows], weight)[contrast][0] for rows in (slice(3), slice(3, 6))]
+    assert loss > 0
+    assert not torch.stack(halves).isclose(loss).any(), "each rank must see the clips of the other"
+    torch.testing.assert_close(torch.stack(losses).mean(), loss)
+    torch.testing.assert_close(torch.stack(gradients).mean(0), gradient)
+
+
+@pytest.fixture(scope="module")
+def views_of_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inputs of two views, and what two processes made of half of the clips each."""
+    folder = tmp_path_factory.mktemp("views")
+    generator = torch.Generator().manual_seed(0)
+    torch.save([torch.randn(*shape, generator=generator) for shape in [(6, 8), (6, 8), (8, 4)]], folder / "inputs.pt")
+    run_ranks(views_worker, (str(folder),))
+    return folder
+
+
+def views_worker(rank: int, folder: str) -> None:
+    """Save this rank's losses and gradients for its half of the clips, computed by a compiled step as in training."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    first, second, weight = torch.load(Path(folder) / "inputs.pt")
+    rows = slice(3 * rank, 3 * rank + 3)
+    torch.save(contrasted(first[rows], second[rows], weight), Path(folder) / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def contrasted(first: Tensor, second: Tensor, weight: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Losses and gradients of a linear layer whose outputs for the first view are fixed, those for the second not."""
+    results = {}
+    for name, contrast in (("instances", nt_xent), ("groups", group_contrast)):
+        layer = weight.clone().requires_grad_()
+        fixed, moving = (first @ weight).softmax(dim=1), (second @ layer).softmax(dim=1)
+        loss = torch.compile(contrast, backend="eager", fullgraph=True)(fixed, moving, 0.5)
+        loss.backward()
+        assert layer.grad is not None
+        results[name] = loss.detach(), layer.grad
+    return results
+
+
 # --- pseudo-labels ---
 
 
@@ -319,6 +449,8 @@ def test_losses_compute_in_float32_under_autocast_and_from_bfloat16() -> None:
             alignment_loss([features[0]], [features[1]], kind="l1"),
             alignment_loss([features[0]], [features[1]], kind="l2"),
             info_nce(embeddings[0], embeddings[1], 0.1),
+            nt_xent(embeddings[0], embeddings[1], 0.1),
+            group_contrast(embeddings[0], embeddings[1], 0.1),
             masked_cross_entropy(embeddings[0], labels, mask),
             kept_cross_entropy(embeddings[0], F.one_hot(labels, 8).float(), mask),
             softmax_mse(embeddings[0], embeddings[1]),

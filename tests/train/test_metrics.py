@@ -162,4 +162,5 @@ def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
 
 
 def test_losses_are_told_from_measurements() -> None:
-    assert loss_names(["kind", "step", "lr", "loss", "info_nce", "mask_rate", "clips_per_s"]) == ["loss", "info_nce"]
+    names = ["kind", "step", "lr", "loss", "info_nce", "mask_rate", "rotation", "rotation_accuracy", "clips_per_s"]
+    assert loss_names(names) == ["loss", "info_nce", "rotation"]

@@ -219,7 +219,7 @@ def test_curves_show_the_baseline_too() -> None:
     alone, both = (imread(io.BytesIO(draw_curves(runs))) for runs in ({"a": RECORDS}, {"a": RECORDS, "b": BASELINE}))
     height, third = alone.shape[0] // 2, alone.shape[1] * 2 // 3
     assert alone.shape == both.shape
-    assert (alone[:height, :third] == both[:height, :third]).all()  # losses and pseudo-labels are the method's alone
+    assert (alone[:height, :third] == both[:height, :third]).all()  # losses and self-made labels are the method's alone
     assert (alone[:height, third:] != both[:height, third:]).any()
 
 
@@ -231,8 +231,22 @@ def test_curves_of_a_run_without_steps_are_empty_not_an_error(records: list[Reco
 
 def test_a_lone_number_is_a_dot() -> None:
     axes = Figure().subplots()
-    CHARTS["pseudo-labels"](axes, {"a": RECORDS[:2]})
+    CHARTS["self-made labels"](axes, {"a": RECORDS[:2]})
     assert [line.get_marker() for line in axes.lines] == ["None", "o"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "labels"),
+    [
+        ({"mask_rate": 0.5, "pseudo_label_accuracy": 0.7}, ["pseudo-labels kept", "of these right"]),
+        ({"rotation_accuracy": 0.6}, ["rotations right"]),
+    ],
+)
+def test_labels_a_method_makes_are_drawn_apart_from_its_losses(numbers: dict[str, float], labels: list[str]) -> None:
+    for chart, expected in (("self-made labels", labels), ("losses", ["loss"])):
+        axes = Figure().subplots()
+        CHARTS[chart](axes, {"a": [_train(1, **numbers)]})
+        assert [line.get_label() for line in axes.lines] == expected
 
 
 def test_charts_of_long_runs_stay_small() -> None:

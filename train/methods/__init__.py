@@ -10,7 +10,9 @@ from train.methods.fixmatch import FixMatch
 from train.methods.mean_teacher import MeanTeacher
 from train.methods.mvpl import MvPL
 from train.methods.pseudo_label import PseudoLabel
+from train.methods.s4l import S4L
 from train.methods.supervised import Supervised
+from train.methods.tcl import TCL
 from train.methods.temporal_gradient import TemporalGradient
 from train.methods.uda import UDA
 
@@ -18,6 +20,8 @@ METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "pseudo_label": PseudoLabel,
     "mean_teacher": MeanTeacher,
+    "s4l": S4L,
+    "tcl": TCL,
     "actor_cutmix": ActorCutMix,
     "mvpl": MvPL,
     "uda": UDA,
