@@ -1,7 +1,7 @@
 """S4L-Rotation: to tell by how much a clip is turned is learned from all clips, what it shows from the labeled ones.
 
 After "S4L: Self-Supervised Semi-Supervised Learning" (ICCV 2019), checked against its public code, which is of images:
-the heads, the loss and its weight.  On videos all frames of a clip are turned alike, and nobody's public code does so.
+the heads, the loss and its weight.  Of videos, whose frames are here all turned alike, we found no public code.
 
 Differs from the paper's code in two points, both for the cost of a step.  There each image is seen in all four turns at
 once; here each clip in one, drawn at random: a quarter of the turned clips, and but for BatchNorm on average the same

@@ -5,11 +5,12 @@ code.  Of each unlabeled video the network sees a fast clip and, drawn independe
 frames.  Two losses contrast what it says of them, video by video and class by class, through the slow clips alone: the
 fast ones are fixed targets.
 
-Differs from the public code in these points.  There BatchNorm sees labeled, fast and slow clips each by themselves;
-here labeled and fast clips are one batch, and slow ones, whose length is another, one of their own.  There clips are
-not looked at while no loss wants them, as the unlabeled ones in the warm-up; here they count in BatchNorm's running
-averages throughout.  There labeled videos are not among the unlabeled ones; here they are.  There an epoch is a pass
-over the labeled videos, here over all.  And here several GPUs contrast the clips of all of them.
+Differs from the public code in these points.  There a clip has one frame of each of 8 or 4 equal parts of the video;
+here frames are evenly apart, those of slow clips twice as far.  There BatchNorm sees labeled, fast and slow clips each
+by themselves; here labeled and fast clips are one batch, and slow ones, whose length is another, one of their own.
+There clips are not looked at while no loss wants them, as the unlabeled ones in the warm-up; here they count in
+BatchNorm's running averages throughout.  There labeled videos are not among the unlabeled ones; here they are.  There
+an epoch is a pass over the labeled videos, here over all.  And here several GPUs contrast the clips of all of them.
 """
 
 from dataclasses import dataclass
