@@ -26,6 +26,8 @@ from train.schedule import REFERENCE_BATCH, scaled_lr
 from train.scoring import ViewAverage
 from train.step import check_compiler
 
+_METHOD_WAITS = ("warmup_epochs", "rampup_epochs", "pseudo_label_epoch")
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -39,7 +41,7 @@ class RunConfig:
     dir: Path = Path("runs/run")
     """Folder of the run: checkpoints, metrics, report. A run is never written over."""
     method: str = "temporal_gradient"
-    """Method to train: supervised, fixmatch or temporal_gradient. Its own options are --method.*"""
+    """Method to train, one of those in docs/methods.md. Its own options are --method.*"""
     baseline: str | None = None
     """Train this method too, on the same labels and for as many steps, and compare."""
     seed: int = 0
@@ -306,14 +308,16 @@ class Config:
         self._check_batches()
 
     def _check_warmups(self) -> None:
-        warmups = {"optim": self.optim.warmup_epochs, "method": getattr(self.method, "warmup_epochs", 0)}
-        too_long = [
-            f"--{part}.warmup-epochs {epochs}" for part, epochs in warmups.items() if epochs >= self.optim.epochs
-        ]
+        """What waits, or rises, for some epochs must be done before the last one."""
+        waits = {
+            "--optim.warmup-epochs": self.optim.warmup_epochs,
+            **{f"--method.{name.replace('_', '-')}": getattr(self.method, name, None) for name in _METHOD_WAITS},
+        }
+        too_long = [f"{option} {epochs}" for option, epochs in waits.items() if (epochs or 0) >= self.optim.epochs]
         _require(
             not too_long,
-            f"{' and '.join(too_long)} would outlast --optim.epochs {self.optim.epochs}: lower the warm-up "
-            "(a sixth of the epochs is usual), or stop early with --run.max-steps",
+            f"{' and '.join(too_long)} would outlast --optim.epochs {self.optim.epochs}: lower it "
+            "(a sixth of the epochs is usual for a warm-up, a quarter for a ramp), or stop early with --run.max-steps",
         )
 
     def _check_batches(self) -> None:

@@ -23,12 +23,14 @@ from pipeline.errors import InputError
 from pipeline.loader import ClipLoader
 from tests.conftest import TINY_CLIPS
 from tests.forks import run_ranks
+from tests.train.method_cases import CASES
 from tests.train.standins import make_batch, make_config
 from train.checkpoint import LAST, load, saved_world_size
 from train.cli import parse
 from train.config import resolve
 from train.distributed import ALONE, Ranks, batch_share, joined, merged_loader_state
 from train.fit import new_loader, new_method
+from train.methods import METHODS
 from train.metrics import Window, read_metrics
 from train.stop import Stopped, StopSignal
 from train.train import main
@@ -36,9 +38,7 @@ from train.videos import prepare_videos
 
 ROOT = Path(__file__).parents[2]
 METHOD_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "supervised": ("supervised", {}),
-    "fixmatch": ("fixmatch", {}),
-    "the method": ("temporal_gradient", {}),
+    **{name: (name, {}) for name in METHODS if not CASES[name].ranks_differ},
     "in its warm-up": ("temporal_gradient", {"warmup_epochs": 1}),
     "without alignment": ("temporal_gradient", {"alignment_weight": 0.0}),
     "without contrast": ("temporal_gradient", {"info_nce_weight": 0.0}),
@@ -73,7 +73,7 @@ def rank_worker(rank: int, folder: str, port: int) -> None:
     results: dict[str, Any] = {}
     with joined(Ranks(rank, 2, rank, 2), "cpu") as ranks:
         for name, (method, constants) in METHOD_OPTIONS.items():
-            results[name] = losses_and_gradients(method, share(whole_batch(), rank), ranks, "cpu", **constants)
+            results[name] = losses_and_gradients(method, share(whole_batch(method), rank), ranks, "cpu", **constants)
         results["num_graphs"] = int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
         notes: dict[str, str] = {}
         for name, fault in FAULTS.items():
@@ -116,7 +116,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", METHOD_OPTIONS)
 def test_two_ranks_have_loss_and_gradients_of_one_process(name: str, ranks: list[dict[str, Any]]) -> None:
     method, constants = METHOD_OPTIONS[name]
-    whole = losses_and_gradients(method, whole_batch(), ALONE, "cpu", **{**constants, "backend": None})
+    whole = losses_and_gradients(method, whole_batch(method), ALONE, "cpu", **{**constants, "backend": None})
     halves = [rank[name] for rank in ranks]
     for term, value in whole["terms"].items():
         mean = torch.stack([half["terms"][term] for half in halves]).mean()
