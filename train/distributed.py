@@ -26,7 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
-from pipeline.processes import share_of_cores
+from pipeline.processes import cpu_quota, share_of_cores
 from train.config import Config
 from train.stop import Stopped
 
@@ -116,11 +116,11 @@ class Ranks:
         """Cores for this process; those that others on its machine may use too are divided among them.
 
         Whether torchrun binds each process to cores of its own, to those of its GPU's NUMA node, or to none, the
-        processes of a machine together have as many threads as it has cores.
+        processes of a machine together have as many threads as it has cores, or as their container is given time of.
         """
         machine, cores = self.rank // self.local_world_size, os.sched_getaffinity(0)
         allowed = [theirs for where, theirs in self.gather((machine, cores)) if where == machine]
-        return share_of_cores(cores, allowed)
+        return share_of_cores(cores, allowed, cpu_quota())
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the ranks of tensors on the host, NaN where all are."""
