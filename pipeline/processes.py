@@ -11,10 +11,11 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from fractions import Fraction
+from pathlib import Path
 from typing import TypeVar
 
 from pipeline.errors import InputError
@@ -23,22 +24,70 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _CHUNK = 8  # items a process gets at a time: handing over takes about 0.5 ms
+_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def num_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """CPU cores that this process may use: those it is bound to, or fewer where a container is given less time."""
+    cores = os.sched_getaffinity(0)
+    return share_of_cores(cores, [cores], cpu_quota())
 
 
-def share_of_cores(cores: Collection[int], allowed: Iterable[Collection[int]]) -> int:
+def share_of_cores(cores: Collection[int], allowed: Collection[Collection[int]], quota: float | None = None) -> int:
     """How many cores one of several processes has to itself, at least one.
 
     Args:
         cores: numbers of those it may use.
         allowed: the same of all processes, this one too.
+        quota: cores' worth of time that all of them together are given; a part of a core counts as one.
     """
     processes = Counter(core for theirs in allowed for core in theirs)
-    return max(1, math.floor(sum(Fraction(1, processes[core]) for core in cores)))
+    share = math.floor(sum(Fraction(1, processes[core]) for core in cores))
+    if quota is not None:
+        share = min(share, math.ceil(quota) // len(allowed))
+    return max(1, share)
+
+
+def cpu_quota(groups: Path = _GROUPS, own: Path = _OWN_GROUPS) -> float | None:
+    """Cores' worth of time that the control groups of this process allow; None without a limit that can be read.
+
+    Args:
+        groups: where control groups are mounted, version 2 or 1.
+        own: the kernel's list of those of a process.
+    """
+    quotas = []
+    try:
+        for folder in control_groups("cpu", groups, own):
+            if (folder / "cpu.max").exists():
+                quota, period = (folder / "cpu.max").read_text().split()
+            elif (folder / "cpu.cfs_quota_us").exists():
+                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+            else:
+                continue
+            if quota not in ("max", "-1"):
+                quotas.append(int(quota) / int(period))
+    except OSError:  # a kernel without control groups, or one that hides them: no reason not to work
+        return None
+    return min(quotas, default=None)
+
+
+def control_groups(controller: str, groups: Path = _GROUPS, own: Path = _OWN_GROUPS) -> Iterator[Path]:
+    """Folders of the control groups that a process is in, from its own up to the outermost.
+
+    Args:
+        controller: "cpu" or "memory".
+        groups: where control groups are mounted, version 2 or 1.
+        own: the kernel's list of those of a process.
+    """
+    for line in own.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = groups / controllers if controllers else groups
+        folder = top / path.lstrip("/")
+        while folder != top.parent:
+            yield folder
+            folder = folder.parent
 
 
 def num_processes(num_workers: int | None) -> int:

@@ -8,6 +8,9 @@ negatives of the contrast to :mod:`train.losses`; restarting to torchrun.
 
 import os
 import platform
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +29,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
-from pipeline.processes import share_of_cores
+from pipeline.processes import cpu_quota, share_of_cores
 from train.config import Config
 from train.stop import Stopped
 
@@ -116,11 +119,11 @@ class Ranks:
         """Cores for this process; those that others on its machine may use too are divided among them.
 
         Whether torchrun binds each process to cores of its own, to those of its GPU's NUMA node, or to none, the
-        processes of a machine together have as many threads as it has cores.
+        processes of a machine together have as many threads as it has cores, or as their container is given time of.
         """
         machine, cores = self.rank // self.local_world_size, os.sched_getaffinity(0)
         allowed = [theirs for where, theirs in self.gather((machine, cores)) if where == machine]
-        return share_of_cores(cores, allowed)
+        return share_of_cores(cores, allowed, cpu_quota())
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the ranks of tensors on the host, NaN where all are."""
@@ -213,17 +216,26 @@ def launch_id() -> str | None:
 
 
 def program(ranks: Ranks, name: str) -> str:
-    """The words that start the program as this process was started.
+    """The words that start the program as this process was started, from the folder it was started in.
 
     Args:
         ranks: this process.
         name: of the program's package.
     """
+    python = Path(sys.executable)
     if ranks.world_size == 1:
-        return f"python -m {name}"
+        return f"{_as_typed(python)} -m {name}"
     nodes = ranks.world_size // ranks.local_world_size
     several = f" --nnodes={nodes}" if nodes > 1 else ""
-    return f"torchrun{several} --nproc-per-node={ranks.local_world_size} -m {name}"
+    return f"{_as_typed(python.with_name('torchrun'))}{several} --nproc-per-node={ranks.local_world_size} -m {name}"
+
+
+def _as_typed(executable: Path) -> str:
+    """The name of a program where a shell finds it by that, or else its path."""
+    found, here = shutil.which(executable.name), Path.cwd()
+    if not executable.exists() or (found and Path(found) == executable):
+        return executable.name
+    return shlex.quote(str(executable.relative_to(here) if executable.is_relative_to(here) else executable))
 
 
 @contextmanager

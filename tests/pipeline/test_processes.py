@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.processes import map_in_processes, num_processes, share_of_cores
+from pipeline.processes import cpu_quota, map_in_processes, num_cores, num_processes, share_of_cores
 
 
 def square_or_die(number: int) -> int:
@@ -44,6 +44,62 @@ def test_processes_of_a_machine_share_its_cores_however_they_are_bound(
     cores: set[int], allowed: list[set[int]], share: int
 ) -> None:
     assert share_of_cores(cores, allowed) == share
+
+
+@pytest.mark.parametrize(
+    ("allowed", "quota", "share"),
+    [
+        ([ALL], 4.0, 4),
+        ([ALL], 2.5, 3),
+        ([ALL], 0.5, 1),
+        ([ALL], 64.0, 16),
+        ([ALL] * 4, 8.0, 2),  # of one container
+        ([ALL] * 4, 2.0, 1),  # more processes than cores' worth of time
+        (NODES, 64.0, 8),
+    ],
+)
+def test_processes_count_no_more_cores_than_their_container_is_given_time_of(
+    allowed: list[set[int]], quota: float, share: int
+) -> None:
+    assert share_of_cores(allowed[0], allowed, quota) == share
+
+
+def write_quota(folder: Path, quota: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "cpu.max").write_text(f"{quota} 100000\n")
+
+
+def test_the_tightest_quota_of_nested_control_groups_counts(tmp_path: Path) -> None:
+    for folder, quota in ((".", "max"), ("box", "200000"), ("box/job", "350000")):
+        write_quota(tmp_path / folder, quota)
+    own = tmp_path / "own"
+    for group, expected in (("/box/job", 2), ("/box", 2), ("/", None), ("/seen/from/outside", None)):
+        own.write_text(f"0::{group}\n")
+        assert cpu_quota(tmp_path, own) == expected
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("150000", 1.5), ("-1", None)])
+def test_quotas_of_control_groups_of_version_1_count_too(quota: str, expected: float | None, tmp_path: Path) -> None:
+    cpu = tmp_path / "cpu,cpuacct"
+    cpu.mkdir()
+    (cpu / "cpu.cfs_quota_us").write_text(quota + "\n")
+    (cpu / "cpu.cfs_period_us").write_text("100000\n")
+    own = tmp_path / "own"
+    own.write_text("3:cpu,cpuacct:/docker/abc\n2:cpuset:/\n0::/\n")  # a folder that a container does not see
+    assert cpu_quota(tmp_path, own) == expected
+
+
+def test_without_control_groups_there_is_no_quota(tmp_path: Path) -> None:
+    assert cpu_quota(tmp_path, tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(None, 64), (4.0, 4), (1.2, 2), (0.1, 1), (100.0, 64)])
+def test_a_containers_quota_limits_how_many_threads_are_started(
+    quota: float | None, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr("pipeline.processes.cpu_quota", lambda: quota)
+    assert num_cores() == num_processes(None) == cores
 
 
 def fail(number: int) -> int:

@@ -28,7 +28,7 @@ from tests.train.standins import make_batch, make_config
 from train.checkpoint import LAST, load, saved_world_size
 from train.cli import parse
 from train.config import resolve
-from train.distributed import ALONE, Ranks, batch_share, joined, merged_loader_state
+from train.distributed import ALONE, Ranks, batch_share, joined, merged_loader_state, program
 from train.fit import new_loader, new_method
 from train.methods import METHODS
 from train.metrics import Window, read_metrics
@@ -189,6 +189,31 @@ def test_learning_rate_and_threads_follow_the_number_of_processes() -> None:
     assert eight.data.num_threads == 3
 
 
+@pytest.mark.parametrize(
+    ("path", "folder", "typed"),
+    [
+        (".venv/bin", ".", "python"),
+        ("", ".", ".venv/bin/python"),
+        ("other", ".", ".venv/bin/python"),
+        ("", "other", "'{root}/.venv/bin/python'"),
+    ],
+)
+def test_the_command_to_go_on_starts_what_was_started(
+    path: str, folder: str, typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "my project"
+    for name in (".venv/bin/python", "other/python", ".venv/bin/torchrun", "other/torchrun"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(root / ".venv/bin/python"))
+    monkeypatch.setenv("PATH", str(root / path) if path else "")
+    monkeypatch.chdir(root / folder)
+    typed = typed.format(root=root)
+    assert program(ALONE, "train") == f"{typed} -m train"
+    two = replace(ALONE, world_size=2, local_world_size=2)
+    assert program(two, "train") == f"{typed.replace('python', 'torchrun')} --nproc-per-node=2 -m train"
+
+
 # --- the program under torchrun ---
 
 OPTIONS = {
@@ -301,7 +326,7 @@ def test_a_killed_rank_is_restarted_and_repeats_its_losses_to_the_bit(story: dic
 
 def test_sigterm_to_torchrun_saves_and_says_how_to_go_on(story: dict[str, Any]) -> None:
     assert story["status"] != 0
-    said = "stopped by SIGTERM; the checkpoint is written. Go on with: torchrun"
+    said = "stopped by SIGTERM; the checkpoint is written. Go on with: "
     assert story["printed"].count(said) == 1, story["printed"]
     assert "torchrun --nproc-per-node=2 -m train demo" in story["printed"]
     checkpoint = load(story["folder"] / "run" / LAST)

@@ -30,7 +30,6 @@ from train.doctor_checks.gpu import (
     nvdec_codecs,
 )
 from train.doctor_checks.machine import (
-    cpu_quota,
     judge_cores,
     judge_memory,
     judge_open_files,
@@ -102,7 +101,7 @@ SITUATIONS: dict[str, tuple[Finding, str, str]] = {
     "too few open files": (judge_open_files(64, 128), "fail", "raise the hard limit"),
     "cores": (judge_cores(32, None, 8), "ok", "32 usable"),
     "one core": (judge_cores(1, None, 0), "warn", "two or more"),
-    "a quota": (judge_cores(64, 4.0, 0), "warn", "--data.num-threads 4"),
+    "a quota": (judge_cores(64, 4.0, 0), "warn", "OMP_NUM_THREADS=4"),
     "a quota that allows all": (judge_cores(4, 8.0, 0), "ok", "a quota of 8"),
     "few cores for gpus": (judge_cores(8, None, 8), "warn", "8 usable, for 8 GPUs"),
     "memory": (judge_memory(64 * GIB, 32 * GIB, None, 1), "ok", "64.0 GiB"),
@@ -149,34 +148,25 @@ def test_nvdec_takes_what_nvidias_table_says(capability: tuple[int, int], has_av
 def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
     inner = tmp_path / "box" / "job"
     inner.mkdir(parents=True)
-    for folder, cpu, memory in ((tmp_path, "max 100000", "max"), (inner.parent, "200000 100000", "max")):
-        (folder / "cpu.max").write_text(cpu + "\n")
-        (folder / "memory.max").write_text(memory + "\n")
-    (inner / "cpu.max").write_text("350000 100000\n")
-    (inner / "memory.max").write_text("1000\n")
-    (inner / "memory.current").write_text("700\n")
-    (inner / "memory.stat").write_text("anon 500\ninactive_file 200\n")
+    for folder, limit in ((tmp_path, "max"), (inner.parent, "4000"), (inner, "1000")):
+        (folder / "memory.max").write_text(limit + "\n")
+        (folder / "memory.current").write_text("700\n")
+        (folder / "memory.stat").write_text("anon 500\ninactive_file 200\n")
     own = tmp_path / "own"
     own.write_text("0::/box/job\n")
-    assert cpu_quota(tmp_path, own) == 2
     assert memory_limit(tmp_path, own) == (1000, 500)
     own.write_text("0::/\n")
-    assert cpu_quota(tmp_path, own) is None
     assert memory_limit(tmp_path, own) is None
 
 
 def test_control_groups_of_version_1_are_read_too(tmp_path: Path) -> None:
-    cpu, memory = tmp_path / "cpu,cpuacct", tmp_path / "memory"
-    for folder in (cpu, memory):
-        folder.mkdir()
-    (cpu / "cpu.cfs_quota_us").write_text("150000\n")
-    (cpu / "cpu.cfs_period_us").write_text("100000\n")
+    memory = tmp_path / "memory"
+    memory.mkdir()
     (memory / "memory.limit_in_bytes").write_text("9223372036854771712\n")  # no limit
     (memory / "memory.usage_in_bytes").write_text("5\n")
     (memory / "memory.stat").write_text("total_inactive_file 0\n")
     own = tmp_path / "own"
     own.write_text("3:cpu,cpuacct:/docker/abc\n2:memory:/docker/abc\n0::/\n")  # folders that a container does not see
-    assert cpu_quota(tmp_path, own) == 1.5
     assert memory_limit(tmp_path, own) is None
 
 

@@ -27,7 +27,7 @@ from tests.train.method_cases import (
 from train.methods import METHODS, Method
 from train.step import new_optimizer, new_scaler, train_step
 
-WITH_PSEUDO_LABELS = [name for name in METHODS if "pseudo_label_accuracy" in CASES[name].metrics]
+WITH_PSEUDO_LABELS = [name for name, case in CASES.items() if "pseudo_label_accuracy" in case.metrics]
 
 
 def test_every_method_has_a_case() -> None:

@@ -4,9 +4,9 @@ import os
 import resource
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.processes import control_groups, cpu_quota
 from train.doctor_checks.finding import Finding
 from train.doctor_checks.gpu import num_gpus
 
@@ -68,29 +68,25 @@ def judge_open_files(soft: int, hard: int) -> Finding:
 
 def look_at_cores() -> Finding:
     """Cores that this process may run on, and how much of them it is given."""
-    from pipeline.processes import num_cores
-
-    return judge_cores(num_cores(), cpu_quota(), num_gpus())
+    return judge_cores(len(os.sched_getaffinity(0)), cpu_quota(), num_gpus())
 
 
 def judge_cores(num_cores: int, quota: float | None, num_gpus: int) -> Finding:
     """Judge the cores.
 
     Args:
-        num_cores: that a process may run on; a run starts as many threads.
-        quota: cores' worth of time that the container is given; None without a limit.
+        num_cores: that a process may run on; PyTorch starts as many threads.
+        quota: cores' worth of time that the container is given, which is what a run counts; None without a limit.
         num_gpus: GPUs to be fed.
     """
     text = f"{num_cores} usable" + (f", a quota of {quota:g}" if quota is not None else "")
     granted = num_cores if quota is None else min(num_cores, quota)
-    threads = max(1, int(granted)) // max(1, num_gpus) or 1
     if num_gpus and granted < _CORES_PER_GPU * num_gpus:
         remedy = f"give each GPU {_CORES_PER_GPU} or more, or its clips come late"
         return Finding("warn", f"{text}, for {num_gpus} GPU{'s' * (num_gpus > 1)}", remedy)
     if quota is not None and quota < num_cores:
-        remedy = (
-            f"threads would be stopped by turns: give runs --data.num-threads {threads} and OMP_NUM_THREADS={threads}"
-        )
+        threads = max(1, int(quota) // max(1, num_gpus))
+        remedy = f"PyTorch's threads would be stopped by turns: give runs OMP_NUM_THREADS={threads}"
         return Finding("warn", text, remedy)
     if num_cores < 2:
         return Finding("warn", text, "decoding and training take turns on one core: two or more are faster")
@@ -146,51 +142,18 @@ def judge_run_folder(run_dir: Path, free: int, can_write: bool) -> Finding:
     return Finding("ok", text)
 
 
-def cpu_quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
-    """Cores' worth of time that the control groups of this process allow; None without a limit.
-
-    Args:
-        groups: where control groups are mounted, version 2 or 1.
-        own: the kernel's list of those of a process.
-    """
-    quotas = []
-    for folder in _groups(groups, own, "cpu"):
-        if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text().split()
-        elif (folder / "cpu.cfs_quota_us").exists():
-            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
-        else:
-            continue
-        if quota not in ("max", "-1"):
-            quotas.append(int(quota) / int(period))
-    return min(quotas, default=None)
-
-
 def memory_limit(
     groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> tuple[int, int] | None:
     """Bytes that the tightest control group of this process may use, and that it uses beyond cached files."""
     found = []
-    for folder in _groups(groups, own, "memory"):
+    for folder in control_groups("memory", groups, own):
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             if (folder / limit).exists() and (text := (folder / limit).read_text().strip()) != "max":
                 stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
                 cached = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
                 found.append((int(text), max(0, int((folder / used).read_text()) - cached)))
     return min((pair for pair in found if pair[0] < _UNLIMITED), default=None)
-
-
-def _groups(groups: Path, own: Path, controller: str) -> Iterator[Path]:
-    """Folders of the control groups that a process is in, from its own up to the outermost."""
-    for line in own.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        top = groups / controllers if controllers else groups
-        folder = top / path.lstrip("/")
-        while folder != top.parent:
-            yield folder
-            folder = folder.parent
 
 
 def _size(num_bytes: int) -> str:
