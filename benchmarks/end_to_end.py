@@ -26,12 +26,13 @@ from benchmarks.checks import check_batch
 from benchmarks.clock import Cost, in_turns
 from benchmarks.loader import clips_made, time_loader
 from benchmarks.results import Record, Series, finish
-from benchmarks.tables import Grid, spread
+from benchmarks.tables import spread
 from benchmarks.training import Repeated, Stretch, Training, TrainingOptions, configure, find_videos, synthetic
 from benchmarks.utilization import sampled
 from benchmarks.verdicts import TARGET_WAIT_PCT
 from pipeline.errors import InputError
 from pipeline.processes import num_cores
+from train.tables import Grid
 
 _LEAST_STEPS = 6  # of a turn: a few batches lie ready when it begins
 
