@@ -35,12 +35,18 @@ from train.videos import INDEX
 MOTIONS = "motions"
 FOLDER = "VIDEOS"  # stands for the folder of videos in what is kept: where it lies concerns nobody else
 
-# Recipe and options that all rows share.  With 8 labels a class in place of the demo's 5, FixMatch on RGB does learn
-# something; at 32 pixels in place of 40 a run costs two thirds.  Evaluated at another size than it was trained with, so
-# small a network loses a third of its accuracy: its last features are one pixel at 32, four at 36.
+# With 8 labels a class in place of the demo's 5, FixMatch on RGB does learn something; at 32 pixels in place of 40 a
+# run costs two thirds.  Evaluated at another size than it was trained with, so small a network loses a third of its
+# accuracy: its last features are one pixel at 32, four at 36.
+ON_MOTIONS = (
+    "--data.root data/ablation --data.generate.val-videos-per-class 40 "
+    "--data.labels-per-class 8 --data.size 32 --data.eval-size 32"
+)
+"""Options of the recipe demo."""
+
+# Recipe and options that all rows share.
 _SETTINGS = {
-    MOTIONS: "demo --run.baseline None --data.root data/ablation --data.generate.val-videos-per-class 40 "
-    "--data.labels-per-class 8 --data.size 32 --data.eval-size 32",
+    MOTIONS: f"demo --run.baseline None {ON_MOTIONS}",
     FOLDER: f"folder --data.root {FOLDER} --data.labels-per-class 5 --data.val-fraction 0.4 "
     "--data.size 40 --data.eval-size 46 --model.width 16 --optim.epochs 20 --optim.warmup-epochs 5",
 }

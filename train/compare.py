@@ -27,7 +27,7 @@ from pipeline.errors import InputError
 from pipeline.files import write_whole
 from pipeline.program import report_errors
 from train.cli import parse
-from train.compare_table import grid, markdown, notes, summarize
+from train.compare_table import grid, markdown_of, notes, summarize
 from train.config import resolve
 from train.methods import METHODS
 from train.sweep import NUM_THREADS, Run, measured, train_all
@@ -200,7 +200,7 @@ def _main(recipe: str, words: Sequence[str]) -> int:
     for note in notes(found):
         console.print(note, markup=False, highlight=False)
     write_whole(compare.out / "compare.json", (json.dumps(found, indent=1) + "\n").encode())
-    write_whole(compare.out / "table.md", (markdown(found) + "\n").encode())
+    write_whole(compare.out / "table.md", (markdown_of(found) + "\n").encode())
     console.print(f"{compare.out / 'table.md'}, {compare.out / 'compare.json'}", markup=False, highlight=False)
     return 1 if found["failed"] else 0
 

@@ -110,7 +110,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def markdown(found: Mapping[str, Any]) -> str:
+def markdown_of(found: Mapping[str, Any]) -> str:
     """The table with its notes, for a document."""
     first, *others = notes(found)
     return "\n\n".join([first, grid(found).markdown(), *others])

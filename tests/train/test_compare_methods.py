@@ -17,7 +17,7 @@ from tests.forks import begin
 from tests.train.tiny_demo import TINY
 from train import compare, sweep
 from train.compare import main
-from train.compare_table import grid, markdown, summarize
+from train.compare_table import grid, markdown_of, summarize
 from train.metrics import read_metrics
 from train.sweep import Run
 
@@ -262,11 +262,11 @@ def test_the_papers_row_is_that_of_the_recipe() -> None:
 
 def test_speed_beside_other_runs_is_marked_and_said() -> None:
     runs = [outcome("supervised", 0, 0.3), outcome("fixmatch", 0, 0.3, beside=True)]
-    text = markdown(found(*runs))
+    text = markdown_of(found(*runs))
     assert "| 10 | 100 |" in text
     assert "| 10† | 100† |" in text
     assert "† measured beside other runs" in text
-    assert "†" not in markdown(found(*runs[:1]))
+    assert "†" not in markdown_of(found(*runs[:1]))
 
 
 def test_runs_of_different_lengths_are_not_compared() -> None:
