@@ -31,7 +31,7 @@ class Grid:
         """For a terminal."""
         table = Table(title=self.title or None)
         for number, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if number else "left")
+            table.add_column(column, justify="right" if number else "left", no_wrap=not number)
         for row in self.rows:
             table.add_row(*row)
         return table
