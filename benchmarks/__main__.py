@@ -26,6 +26,8 @@ COMMANDS = {
     "soak": "thousands of batches with damaged files: nothing lost, nothing leaked",
     "resume": "a run killed again and again ends with the same bits as one left alone",
     "ablation": "does each part of the method help: the rows of the paper's Table 1, trained",
+    "methods": "which method does best on the generated motions: all of them, trained",
+    "method-costs": "what each method costs beside supervised training: its views, its networks, both",
     "compare": "what changed from one result to another, and is it more than noise",
     "report": "tables and charts of the documents, drawn from the results",
     "gpu-check": "everything that only a GPU can show",

@@ -14,17 +14,11 @@ Exit status: 0 if every run ended, 1 if some failed (they are named, and left ou
 options; 130 after Ctrl-C and 143 after SIGTERM.
 """
 
-import json
 import shlex
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from statistics import fmean, median
 from typing import Any
 
 from rich.console import Console
@@ -35,20 +29,24 @@ from benchmarks.results import RESULTS, finish
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex
 from train.cli import PROGRAM
-from train.metrics import read_metrics
+from train.sweep import Run, measured, train_all
 from train.videos import INDEX
 
 MOTIONS = "motions"
 FOLDER = "VIDEOS"  # stands for the folder of videos in what is kept: where it lies concerns nobody else
-_LATE = 0.75  # pseudo-labels are judged by the rest of the steps
-_STOPPED = (130, 143)
 
-# Recipe and options that all rows share.  With 8 labels a class in place of the demo's 5, FixMatch on RGB does learn
-# something; at 32 pixels in place of 40 a run costs two thirds.  Evaluated at another size than it was trained with, so
-# small a network loses a third of its accuracy: its last features are one pixel at 32, four at 36.
+# With 8 labels a class in place of the demo's 5, FixMatch on RGB does learn something; at 32 pixels in place of 40 a
+# run costs two thirds.  Evaluated at another size than it was trained with, so small a network loses a third of its
+# accuracy: its last features are one pixel at 32, four at 36.
+ON_MOTIONS = (
+    "--data.root data/ablation --data.generate.val-videos-per-class 40 "
+    "--data.labels-per-class 8 --data.size 32 --data.eval-size 32"
+)
+"""Options of the recipe demo."""
+
+# Recipe and options that all rows share.
 _SETTINGS = {
-    MOTIONS: "demo --run.baseline None --data.root data/ablation --data.generate.val-videos-per-class 40 "
-    "--data.labels-per-class 8 --data.size 32 --data.eval-size 32",
+    MOTIONS: f"demo --run.baseline None {ON_MOTIONS}",
     FOLDER: f"folder --data.root {FOLDER} --data.labels-per-class 5 --data.val-fraction 0.4 "
     "--data.size 40 --data.eval-size 46 --model.width 16 --optim.epochs 20 --optim.warmup-epochs 5",
 }
@@ -78,28 +76,6 @@ class Ablation:
             raise InputError(f"--rows {unknown[0]} is unknown: choose from {', '.join(ROWS)}")
 
 
-@dataclass(frozen=True)
-class Run:
-    """One training of the table.
-
-    Attributes:
-        row: key of ROWS.
-        seed: of the run.
-        folder: of the run.
-        words: of its command line, after the program's name.
-    """
-
-    row: str
-    seed: int
-    folder: Path
-    words: tuple[str, ...]
-
-    @property
-    def command(self) -> str:
-        """What a user would type."""
-        return f"{PROGRAM} {shlex.join(self.words)}"
-
-
 def runs_of(ablation: Ablation) -> list[Run]:
     """All trainings, a seed of every row before the next seed: cut short, the table has fewer seeds, not fewer rows."""
     folder = ablation.runs / (MOTIONS if ablation.data == MOTIONS else "real")
@@ -119,106 +95,33 @@ def run(ablation: Ablation) -> int:
 
     Raises:
         InputError: a run's folder holds a run of another command.
+        SystemExit: a signal stopped it.
     """
     console = Console(soft_wrap=True)
     console.width = max(console.width, 120)  # the table is not for folding, in a log file either
-    ended, failed = [], []
     runs = runs_of(ablation)
-    for number, one in enumerate(runs, 1):
-        console.print(f"{number}/{len(runs)} {one.row}, seed {one.seed}: ", end="")
-        start = time.perf_counter()
-        reason = train(one)
-        if reason is None:
-            ended.append(outcome(one, ablation.data))
-            console.print(f"{100 * ended[-1]['top1']:.1f} % ({time.perf_counter() - start:.0f} s)")
-        else:
-            failed.append({"row": one.row, "seed": one.seed, "reason": reason})
-            console.print(f"FAILED: {reason}", style="red", markup=False)
+    failed = train_all(runs, console)
+    ended = [outcome(run, ablation.data) for run in runs if run not in failed]
     if not ended:
         return 1
     result = {
         "videos": _videos(runs),
         "shared_options": _SETTINGS[_setting(ablation)],
         "rows": summarize(ended),
-        "failed": failed,
+        "failed": [{"row": run.name, "seed": run.seed, "reason": reason} for run, reason in failed.items()],
         "runs": ended,
     }
     console.print(rich_table(result))
     for failure in failed:
-        console.print(f"FAILED and left out: {failure['row']}, seed {failure['seed']}", style="red")
+        console.print(f"FAILED and left out: {failure}", style="red")
     out = ablation.out or RESULTS / f"ablation_{MOTIONS if ablation.data == MOTIONS else 'real'}.json"
     finish(out.stem, ablation, out.parent, findings=result)
     return 1 if failed else 0
 
 
-def train(run: Run) -> str | None:
-    """Train one run to its end, unless it has ended already.
-
-    Returns:
-        None, or why it failed: the last line it said.
-
-    Raises:
-        InputError: its folder holds a run of another command.
-        SystemExit: a signal stopped it; it goes on from its checkpoint when started again.
-    """
-    environment = run.folder / "environment.json"
-    if environment.exists() and (begun := json.loads(environment.read_text())["command"]) != run.command:
-        raise InputError(f"{run.folder} holds the run of another command, {begun}: remove it or choose another --runs")
-    if _test(run.folder) is not None:
-        return None
-    log = run.folder.with_suffix(".log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    status = _run_child([sys.executable, "-m", "train", *run.words], log)
-    if status in _STOPPED:
-        sys.exit(status)
-    if status == 0:
-        return None
-    said = log.read_text(errors="replace").split("\n")
-    return next((line for line in reversed(said) if line.strip()), f"exit status {status}")
-
-
-def _run_child(command: list[str], log: Path) -> int:
-    """Exit status of a program whose output goes to a file; SIGTERM is handed on to it, and so is waited for."""
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as child:
-        previous = signal.signal(signal.SIGTERM, lambda signum, frame: child.terminate())
-        try:
-            return child.wait()
-        except KeyboardInterrupt:  # Ctrl-C reaches the child too, which writes its checkpoint
-            return child.wait()
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-
-
 def outcome(run: Run, data: str) -> dict[str, Any]:
-    """What a finished run has to say, as JSON types; accuracies and rates as fractions."""
-    test = _test(run.folder)
-    assert test is not None, f"{run.folder} has not ended"
-    records = [record for record in read_metrics(run.folder) if record["kind"] == "train"]
-    late = [record for record in records if record["step"] > _LATE * test["step"]]
-    return {
-        "row": run.row,
-        "seed": run.seed,
-        "top1": test["top1"],
-        "mean_class": test["mean_class"],
-        "num_videos": test["num_videos"],
-        "steps": test["step"],
-        "clips_per_s": round(median(float(record["clips_per_s"] or 0) for record in records), 1),
-        "late_mask_rate": _mean(late, "mask_rate"),
-        "late_pseudo_label_accuracy": _mean(late, "pseudo_label_accuracy"),
-        "commit": json.loads((run.folder / "environment.json").read_text())["git_commit"],
-        "command": _typed(PROGRAM, run.words, data),
-    }
-
-
-def _test(folder: Path) -> dict[str, Any] | None:
-    """The record of a run's final test, None if it has not come to it."""
-    tests = [record for record in read_metrics(folder) if record["kind"] == "test"]
-    return tests[-1] if tests else None
-
-
-def _mean(records: list[Any], name: str) -> float | None:
-    values = [record[name] for record in records if record.get(name) is not None]
-    return round(fmean(values), 4) if values else None
+    """What a finished run has to say, as JSON types."""
+    return {"row": run.name, "seed": run.seed, **measured(run), "command": _typed(PROGRAM, run.words, data)}
 
 
 def _videos(runs: list[Run]) -> dict[str, int]:

@@ -4,13 +4,13 @@ Promises numbers that follow from the outcomes alone; training them is left to :
 """
 
 from dataclasses import dataclass
-from statistics import fmean, median, stdev
+from statistics import median
 from typing import Any
 
 from rich.table import Table
 
 from benchmarks.results import Record
-from benchmarks.tables import markdown_table
+from train.tables import markdown_table, mean_and_std, plus_minus
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,13 @@ def summarize(outcomes: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         gains = [one["top1"] - base[seed]["top1"] for seed, one in seeds.items() if seed in base]
         summary[row] = {
             "num_seeds": len(seeds),
-            "top1": _spread([one["top1"] for one in seeds.values()]),
-            "mean_class": _spread([one["mean_class"] for one in seeds.values()]),
-            "over_fixmatch": _spread(gains) if gains else None,
+            "top1": mean_and_std([one["top1"] for one in seeds.values()]),
+            "mean_class": mean_and_std([one["mean_class"] for one in seeds.values()]),
+            "over_fixmatch": mean_and_std(gains) if gains else None,
             "clips_per_s": median(one["clips_per_s"] for one in seeds.values()),
             "steps": sorted({one["steps"] for one in seeds.values()}),
         }
     return summary
-
-
-def _spread(fractions: list[float]) -> dict[str, float | None]:
-    percent = [100 * fraction for fraction in fractions]
-    return {"mean": round(fmean(percent), 2), "std": round(stdev(percent), 2) if len(percent) > 1 else None}
 
 
 HEADER = ("row", "top-1 %", "over FixMatch", "mean of classes %", "each seed", "clips/s", "paper, UCF-101 20 %")
@@ -82,20 +77,15 @@ def cells(result: dict[str, Any]) -> list[tuple[str, ...]]:
         lines.append(
             (
                 ROWS[row].title,
-                _plus_minus(summary["top1"]),
-                "" if row == "fixmatch" or not summary["over_fixmatch"] else _plus_minus(summary["over_fixmatch"], "+"),
-                _plus_minus(summary["mean_class"]),
+                plus_minus(summary["top1"]),
+                "" if row == "fixmatch" or not summary["over_fixmatch"] else plus_minus(summary["over_fixmatch"], "+"),
+                plus_minus(summary["mean_class"]),
                 ", ".join(f"{100 * top1:.1f}" for _, top1 in seeds),
                 f"{summary['clips_per_s']:.0f}",
                 "" if ROWS[row].paper is None else f"{ROWS[row].paper}",
             )
         )
     return lines
-
-
-def _plus_minus(spread: dict[str, float | None], sign: str = "") -> str:
-    mean, std = spread["mean"], spread["std"]
-    return f"{mean:{sign}.1f}" if std is None else f"{mean:{sign}.1f} ± {std:.1f}"
 
 
 def markdown(record: Record) -> str:

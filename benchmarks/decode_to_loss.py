@@ -37,7 +37,7 @@ from benchmarks.reference_step import (
 )
 from benchmarks.results import RESULTS, Record, Series, finish
 from benchmarks.step import NUM_CLASSES
-from benchmarks.tables import Grid, spread
+from benchmarks.tables import spread
 from benchmarks.turns import Candidate, Made, Speed, in_rounds
 from benchmarks.utilization import sampled
 from benchmarks.verdicts import TARGET_WAIT_PCT, judge, markdown_verdicts, print_verdicts
@@ -46,6 +46,7 @@ from pipeline.errors import InputError
 from pipeline.index import VideoIndex
 from train.methods import METHODS
 from train.step import check_compiler, compile_method, new_optimizer, new_scaler, train_step
+from train.tables import Grid
 
 TARGET = 1.5
 BEST = "mjpeg"

@@ -12,7 +12,7 @@ all cores could do if they worked on nothing else and never idled: cores / (CPU 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
@@ -26,12 +26,13 @@ from benchmarks.checks import check_batch
 from benchmarks.clock import Cost, in_turns
 from benchmarks.loader import clips_made, time_loader
 from benchmarks.results import Record, Series, finish
-from benchmarks.tables import Grid, spread
+from benchmarks.tables import spread
 from benchmarks.training import Repeated, Stretch, Training, TrainingOptions, configure, find_videos, synthetic
 from benchmarks.utilization import sampled
 from benchmarks.verdicts import TARGET_WAIT_PCT
 from pipeline.errors import InputError
 from pipeline.processes import num_cores
+from train.tables import Grid
 
 _LEAST_STEPS = 6  # of a turn: a few batches lie ready when it begins
 
@@ -74,6 +75,23 @@ def measure(benchmark: EndToEndBenchmark, training: Training) -> tuple[Turns, di
         InputError: the loader's clips are not what they should be.
         NonFiniteLossError: a loss or a gradient is infinite or NaN.
     """
+    candidates, before = warmed_up(benchmark, training)
+    return Turns(**in_turns(candidates, benchmark.repeats, num_warmup=0)), before
+
+
+def warmed_up(
+    benchmark: EndToEndBenchmark, training: Training
+) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
+    """Do what a training does but once, and look at its first batch.
+
+    Returns:
+        What takes turns, as :class:`Turns` calls it: functions that measure one each; and the seconds of what came
+        before.
+
+    Raises:
+        InputError: the loader's clips are not what they should be.
+        NonFiniteLossError: a loss or a gradient is infinite or NaN.
+    """
     config = training.state.config
     device, loader = torch.device(config.run.device), training.loader
     started = time.perf_counter()
@@ -100,9 +118,12 @@ def measure(benchmark: EndToEndBenchmark, training: Training) -> tuple[Turns, di
             training.run(max(1, round(benchmark.seconds / 3 / step_s)))
             return training.run(num_steps)
 
-    candidates = {"loader": loader_alone, "ceiling": lambda: training.run(num_steps, noise), "whole": whole}
-    turns = Turns(**in_turns(candidates, benchmark.repeats, num_warmup=0))
-    return turns, {"first_batch_s": first_batch_s, "first_step_s": first_step_s, "steps_a_turn": num_steps}
+    candidates: dict[str, Callable[[], Any]] = {
+        "loader": loader_alone,
+        "ceiling": lambda: training.run(num_steps, noise),
+        "whole": whole,
+    }
+    return candidates, {"first_batch_s": first_batch_s, "first_step_s": first_step_s, "steps_a_turn": num_steps}
 
 
 def series_of(turns: Turns) -> dict[str, Series]:

@@ -14,7 +14,8 @@ from matplotlib.ticker import NullLocator
 
 from benchmarks.charts import STYLE, save_png
 from benchmarks.results import Record, Series
-from benchmarks.tables import Grid, spread
+from benchmarks.tables import spread
+from train.tables import Grid
 
 LABELS = {
     "frame_stride": "frame stride",

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from benchmarks.charts import save_png
 from benchmarks.peers import OURS, REFERENCE
 from benchmarks.results import Record, Series
-from benchmarks.tables import markdown_table, spread, times
+from benchmarks.tables import spread, times
 from benchmarks.verdicts import markdown_verdicts
+from train.tables import markdown_table
 
 TITLES = {
     "h264": "H.264 as downloaded",

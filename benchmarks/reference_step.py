@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from benchmarks import results
 from benchmarks.results import RESULTS, Record, Series, finish
 from benchmarks.step import FORMS, NUM_CLASSES, SAME, Candidate, StepBenchmark, Timing, difference, synthetic_batch
-from benchmarks.tables import Grid, spread
+from benchmarks.tables import spread
 from benchmarks.utilization import sampled
 from benchmarks.verdicts import judge, markdown_verdicts, print_verdicts
 from model import normalize
@@ -33,6 +33,7 @@ from pipeline.batch import ClipBatch
 from pipeline.errors import InputError
 from train.methods.temporal_gradient import Config, TemporalGradient
 from train.step import check_compiler
+from train.tables import Grid
 
 REFERENCE = "reference"
 TARGET = 1.4

@@ -40,6 +40,8 @@ SECTIONS = {
     "resume": "resume",
     "ablation_motions": "ablation_table",
     "ablation_real": "ablation_table",
+    "methods": "methods",
+    "method-costs": "method_costs",
     "stages": "stages_page",
     "loader": "loader",
     "end-to-end": "end_to_end",

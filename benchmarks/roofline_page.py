@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.ceilings import ASSUMPTIONS, NVDEC_FRAMES_PER_S, PUBLISHED_CPU_CLIPS_PER_S
 from benchmarks.charts import STYLE, save_png
 from benchmarks.results import Record
-from benchmarks.tables import Grid
+from train.tables import Grid
 
 _COLORS = {"cautious": "#f97316", "ceiling": "#3b82f6"}
 _CHARTED_GPUS = 8

@@ -19,12 +19,12 @@ import tyro
 from benchmarks import results
 from benchmarks.clips import describe, make_clips
 from benchmarks.results import RESULTS, Record, Series, finish
-from benchmarks.tables import markdown_table
 from pipeline.errors import InputError
 from pipeline.index import VideoIndex
 from pipeline.plan import ClipSpec
 from pipeline.slicing import clip_ranges, slice_clip
 from pipeline.stream import ClipStream
+from train.tables import markdown_table
 
 TARGET_CLIPS_PER_S = 1500
 _BATCH_SIZE = 64

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.charts import save_png
 from benchmarks.results import Record
-from benchmarks.tables import markdown_table, with_quartiles
+from benchmarks.tables import with_quartiles
+from train.tables import markdown_table
 
 _COLORS = {"data": "#3b82f6", "step": "#f97316"}
 _FIRST_OF_STEP = ("forward RGB", "forward+losses")

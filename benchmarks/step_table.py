@@ -2,7 +2,7 @@
 
 from benchmarks.results import Record
 from benchmarks.step_summary import cell
-from benchmarks.tables import markdown_table
+from train.tables import markdown_table
 
 
 def markdown(record: Record) -> str:

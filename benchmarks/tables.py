@@ -1,46 +1,8 @@
-"""How results are shown: tables for terminals and documents, lists, medians with quartiles, ratios turn by turn."""
+"""How results are shown: lists, medians with quartiles, ratios turn by turn.  Tables: :mod:`train.tables`."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-
-from rich.table import Table
+from collections.abc import Mapping
 
 from benchmarks.results import Series
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    lines = [header, ("---", *["---:"] * (len(header) - 1)), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of words that is shown in a terminal and written into documents alike.
-
-    Attributes:
-        title: what it shows; "" where that is said around it.
-        columns: heads; the first names rows and is set to the left.
-        rows: as many words each.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def table(self) -> Table:
-        """For a terminal."""
-        table = Table(title=self.title or None)
-        for number, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if number else "left")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
-
-    def markdown(self) -> str:
-        """For a document."""
-        table = markdown_table(self.columns, self.rows)
-        return f"{self.title}:\n\n{table}" if self.title else table
 
 
 def markdown_checks(checks: Mapping[str, bool]) -> str:

@@ -22,8 +22,10 @@ _UNITS: dict[str, tuple[str, Better]] = {
     "nvdec_pct": ("%", "higher"),
     "gpu_memory_gib": ("GiB", "lower"),
     "gpu_power_w": ("W", "lower"),
+    "gpu_peak_memory_gib": ("GiB", "lower"),
     "cpu_pct": ("% of a core", "lower"),
     "memory_gib": ("GiB", "lower"),
+    "peak_memory_gib": ("GiB", "lower"),
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from train.cli import parse
 from train.config import options, with_method
+from train.paper_results import SETTINGS, TOP1
 from train.recipes import RECIPES
 
 TEXT = (Path(__file__).parents[1] / "docs" / "paper.md").read_text()
@@ -137,6 +138,18 @@ def test_table_2() -> None:
     assert [changes(command) for _, _, command in settings] == [(recipe_of(setting), {}) for setting, *_ in settings]
     assert {recipe_of(setting) for setting, *_ in settings} == set(RECIPES) - {"demo", "folder"}
     assert (last, changes(labels_alone)[1]) == ("any, labels alone", {"run.method": "supervised"})
+
+
+def test_comparisons_show_these_numbers_beside_ours() -> None:
+    assert {recipe_of(title): title for title in SETTINGS.values()} == {recipe: SETTINGS[recipe] for recipe in SETTINGS}
+    in_table_2 = {recipe_of(setting): float(paper) for setting, paper, _ in rows("Table 2") if paper != "–"}
+    assert TOP1["temporal_gradient"] == in_table_2
+    in_table_1, setting = {}, ""
+    for named, alignment, contrast, paper, _ in (cells for cells in rows("Table 1") if len(cells) == 5):
+        setting = named or setting
+        if (alignment, contrast) == ("no", "no"):
+            in_table_1[recipe_of(setting)] = float(paper.partition(" / ")[0])
+    assert TOP1["fixmatch"] == {recipe: in_table_1.get(recipe) for recipe in SETTINGS}
 
 
 @pytest.mark.parametrize("table", sorted({table for table, *_ in TABLE_3}))

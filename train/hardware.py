@@ -7,6 +7,7 @@ of a GPU, a driver or a permission, is absent.  The GPU's numbers are those of t
 """
 
 import os
+import re
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -21,13 +22,17 @@ _SHOWN = {
     "nvdec_pct": ("NVDEC", "{:.0f}%"),
     "gpu_memory_gib": ("GPU memory", "{:.1f} GiB"),
     "gpu_power_w": ("GPU power", "{:.0f} W"),
+    "gpu_peak_memory_gib": ("GPU peak memory", "{:.1f} GiB"),
     "cpu_pct": ("CPU", "{:.0f}%"),
     "memory_gib": ("memory", "{:.1f} GiB"),
+    "peak_memory_gib": ("peak memory", "{:.1f} GiB"),
 }
 NAMES = tuple(_SHOWN)
 """All that a sample may hold, in the order in which it is shown."""
 
 _STATM = Path("/proc/self/statm")
+_STATUS = Path("/proc/self/status")
+_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 _GIB = 2**30
 
 
@@ -39,7 +44,8 @@ class HardwareMonitor:
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        self._gpu = _open_gpu(torch.device(device))
+        self._device = torch.device(device)
+        self._gpu = _open_gpu(self._device)
         if self._gpu is not None:
             self._close = weakref.finalize(self, _quietly, pynvml.nvmlShutdown)
         self.restart()
@@ -53,15 +59,20 @@ class HardwareMonitor:
 
         Returns:
             Of these what can be told: "gpu_pct" and "nvdec_pct", the share of the driver's last sampling period (a
-            second or less) in which they worked, 0 to 100; "gpu_memory_gib" in use; "gpu_power_w"; "cpu_pct", CPU time
-            of this process since the last restart, 100 for each core; "memory_gib", resident, of this process.
+            second or less) in which they worked, 0 to 100; "gpu_memory_gib" in use; "gpu_power_w";
+            "gpu_peak_memory_gib", the most that PyTorch's tensors of this process have taken so far; "cpu_pct", CPU
+            time of this process since the last restart, 100 for each core; "memory_gib", resident, of this process, and
+            "peak_memory_gib", the most of it so far.
         """
-        found = dict(_read_gpu(self._gpu)) if self._gpu is not None else {}
+        found = dict(_read_gpu(self._gpu, self._device)) if self._gpu is not None else {}
         wall_s = time.perf_counter() - self._wall_s
         found["cpu_pct"] = 100 * (time.process_time() - self._cpu_s) / max(wall_s, 1e-9)
         pages = _quietly(lambda: int(_STATM.read_text().split()[1]))
         if pages is not None:
             found["memory_gib"] = pages * os.sysconf("SC_PAGE_SIZE") / _GIB
+        peak = _PEAK.search(_quietly(_STATUS.read_text) or "")
+        if peak is not None:
+            found["peak_memory_gib"] = int(peak[1]) * 2**10 / _GIB
         return found
 
     def close(self) -> None:
@@ -91,13 +102,14 @@ def _open_gpu(device: torch.device) -> Any:
     return gpu
 
 
-def _read_gpu(gpu: Any) -> Iterator[tuple[str, float]]:
+def _read_gpu(gpu: Any, device: torch.device) -> Iterator[tuple[str, float]]:
     """Each number by itself, since drivers refuse some: a MIG slice has no utilisation, a laptop no power."""
     reads: dict[str, Callable[[], float]] = {
         "gpu_pct": lambda: pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
         "nvdec_pct": lambda: pynvml.nvmlDeviceGetDecoderUtilization(gpu)[0],
         "gpu_memory_gib": lambda: pynvml.nvmlDeviceGetMemoryInfo(gpu).used / _GIB,
         "gpu_power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+        "gpu_peak_memory_gib": lambda: torch.cuda.max_memory_allocated(device) / _GIB,
     }
     for name, read in reads.items():
         value = _quietly(read)

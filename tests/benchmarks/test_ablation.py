@@ -1,22 +1,23 @@
 """The ablation's rows differ in nothing but their switch, finished runs are kept, and no failure goes unnamed."""
 
 import json
-import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from benchmarks import ablation
-from benchmarks.ablation import Ablation, Run, outcome, runs_of
+from benchmarks.ablation import Ablation, outcome, runs_of
 from benchmarks.ablation_table import ROWS, cells, summarize
 from benchmarks.results import read
 from pipeline.errors import InputError
 from tests.conftest import TINY_CLIPS
+from train import sweep
 from train.cli import parse
 from train.metrics import METRICS_FILE
+from train.sweep import Run
 
 TINY = {
     "data.generate.videos-per-class": 2,
@@ -39,7 +40,14 @@ def pretend(run: Run, top1: float) -> None:
     """Leave what a finished run leaves."""
     run.folder.mkdir(parents=True)
     (run.folder / "environment.json").write_text(json.dumps({"command": run.command, "git_commit": "abc"}))
-    train = {"kind": "train", "step": 2, "clips_per_s": 10.0, "mask_rate": 0.5, "pseudo_label_accuracy": None}
+    train = {
+        "kind": "train",
+        "step": 2,
+        "clips_per_s": 10.0,
+        "step_ms": 5.0,
+        "mask_rate": 0.5,
+        "pseudo_label_accuracy": None,
+    }
     test = {"kind": "test", "step": 2, "top1": top1, "top5": 1.0, "mean_class": top1, "num_videos": 4}
     (run.folder / METRICS_FILE).write_text(f"{json.dumps(train)}\n{json.dumps(test)}\n")
 
@@ -47,7 +55,7 @@ def pretend(run: Run, top1: float) -> None:
 @pytest.mark.parametrize("data", ["motions", "folder"])
 def test_rows_differ_in_nothing_but_their_switch(tmp_path: Path, data: str) -> None:
     runs = runs_of(Ablation(data="motions" if data == "motions" else str(tmp_path), seeds=1))
-    configs = {run.row: asdict(parse(run.words)) for run in runs}
+    configs = {run.name: asdict(parse(run.words)) for run in runs}
     both = configs["both"]["method"]
     switches, shared = {}, []
     for row, config in configs.items():
@@ -85,7 +93,7 @@ def test_a_run_is_trained_once_by_the_command_that_is_recorded(
     assert result["rows"]["supervised"]["top1"] == {"mean": 100 * one["top1"], "std": None}
     assert "supervised" in capsys.readouterr().out
 
-    monkeypatch.setattr(ablation, "_run_child", lambda command, log: pytest.fail("trained again"))
+    monkeypatch.setattr(sweep, "begin", lambda run, parallel: pytest.fail("trained again"))
     assert ablation.run(options) == 0
     assert read(tmp_path / "ablation_motions.json").findings["runs"] == [one]
 
@@ -94,19 +102,14 @@ def test_a_failed_run_is_named_and_left_out_of_the_means(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = Ablation(seeds=2, rows=("supervised", "both"), runs=tmp_path / "runs", out=tmp_path / "out.json")
-    runs = {str(run.folder): run for run in runs_of(options)}
-    tops = iter([0.2, 0.5, 0.4])
 
-    def child(command: list[str], log: Path) -> int:
-        run = runs[str(log.with_suffix(""))]
-        assert command[1:] == ["-m", "train", *run.words]
-        if (run.row, run.seed) == ("both", 1):
-            log.write_text("step 1\nerror: step 2 is not finite\n\n")
-            return 1
-        pretend(run, next(tops))
-        return 0
+    def train_all(runs: list[Run], console: Console) -> dict[Run, str]:
+        *ended, failed = runs
+        for run, top1 in zip(ended, (0.2, 0.5, 0.4), strict=True):
+            pretend(run, top1)
+        return {failed: "error: step 2 is not finite"}
 
-    monkeypatch.setattr(ablation, "_run_child", child)
+    monkeypatch.setattr(ablation, "train_all", train_all)
     monkeypatch.setattr(ablation, "_videos", lambda runs: {})
     assert ablation.run(options) == 1
     result = read(tmp_path / "out.json").findings
@@ -116,29 +119,10 @@ def test_a_failed_run_is_named_and_left_out_of_the_means(
     assert "FAILED and left out: both, seed 1" in capsys.readouterr().out
 
 
-def test_a_signal_ends_all_and_not_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stop = f"import os, signal; os.kill({os.getpid()}, signal.SIGTERM); signal.pause()"
-    log = tmp_path / "log"
-    assert ablation._run_child([sys.executable, "-c", stop], log) == -15
-    monkeypatch.setattr(ablation, "_run_child", lambda command, log: 143)
-    with pytest.raises(SystemExit) as caught:
-        ablation.run(Ablation(runs=tmp_path / "runs"))
-    assert caught.value.code == 143
-
-
-def test_a_folder_with_the_run_of_another_command_is_refused(tmp_path: Path) -> None:
-    options = Ablation(seeds=1, rows=("both",), runs=tmp_path)
-    (run,) = runs_of(options)
-    pretend(run, 0.5)
-    (run.folder / "environment.json").write_text(json.dumps({"command": "python -m train folder"}))
-    with pytest.raises(InputError, match="holds the run of another command, python -m train folder"):
-        ablation.run(options)
-
-
 def test_nothing_kept_tells_where_the_videos_lie(tmp_path: Path) -> None:
     (run,) = runs_of(Ablation(data=str(tmp_path), seeds=1, rows=("both",), runs=Path("runs")))
     assert str(tmp_path) in run.command
-    pretend(replaced := Run(run.row, run.seed, tmp_path / "run", run.words), 0.5)
+    pretend(replaced := Run(run.name, run.seed, tmp_path / "run", run.words), 0.5)
     kept = outcome(replaced, str(tmp_path))
     assert str(tmp_path) not in json.dumps(kept)
     assert "--data.root VIDEOS" in kept["command"]

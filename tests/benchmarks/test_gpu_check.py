@@ -20,7 +20,7 @@ from pipeline.graph import ClipGraph
 from pipeline.plan import ClipSpec
 from pipeline.record import VideoRecord
 from tests.forks import run_ranks
-from train.hardware import HardwareMonitor
+from train.hardware import NAMES, HardwareMonitor
 from train.methods import METHODS
 
 SPEC = ClipSpec(clip_len=4, frame_stride=2, size=32, eval_size=40)
@@ -182,9 +182,11 @@ def test_threads_are_swept(mjpeg_alone: Bench, monkeypatch: pytest.MonkeyPatch) 
 
 def test_numbers_of_the_machine_are_told_and_missing_ones_fail(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "_BUSY_S", 0.05)
-    on_gpu = dict.fromkeys(("gpu_pct", "nvdec_pct", "gpu_memory_gib", "gpu_power_w"), SKIP)
-    assert verdicts(hardware.check_hardware(bench)) == {**on_gpu, "cpu_pct": PASS, "memory_gib": PASS}
-    sample = {"gpu_pct": 0.0, "nvdec_pct": 0.0, "gpu_memory_gib": 1.0, "gpu_power_w": 90.0, "cpu_pct": 50.0}
+    on_gpu = ("gpu_pct", "nvdec_pct", "gpu_memory_gib", "gpu_power_w", "gpu_peak_memory_gib")
+    on_cpu = ("cpu_pct", "memory_gib", "peak_memory_gib")
+    assert verdicts(hardware.check_hardware(bench)) == {**dict.fromkeys(on_gpu, SKIP), **dict.fromkeys(on_cpu, PASS)}
+    sample = {**dict.fromkeys(NAMES, 1.0), "gpu_pct": 0.0}
+    del sample["memory_gib"]
     monkeypatch.setattr(HardwareMonitor, "sample", lambda self: sample)
     found = verdicts(hardware.check_hardware(bench))
     assert [name for name, verdict in found.items() if verdict == FAIL] == ["gpu_pct", "memory_gib"]

@@ -82,14 +82,14 @@ def test_without_a_driver_or_its_gpu_the_process_is_told_of_all_the_same(
     nvml = FakeNvml(monkeypatch)
     monkeypatch.setattr(pynvml, missing, refuse)
     found = HardwareMonitor("cuda").sample()
-    assert set(found) <= {"cpu_pct", "memory_gib"}
+    assert set(found) <= {"cpu_pct", "memory_gib", "peak_memory_gib"}
     assert nvml.num_users == 0
 
 
 def test_a_training_on_the_cpu_does_not_look_at_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml(monkeypatch)
     found = HardwareMonitor("cpu").sample()
-    assert set(found) <= {"cpu_pct", "memory_gib"}
+    assert set(found) <= {"cpu_pct", "memory_gib", "peak_memory_gib"}
     assert not nvml.uuids
 
 
@@ -103,6 +103,15 @@ def test_cpu_and_memory_of_this_process_are_plausible() -> None:
     assert 0.01 < found["memory_gib"] < 100
     before = torch.ones(2**26)  # 256 MiB
     assert monitor.sample()["memory_gib"] - found["memory_gib"] == pytest.approx(before.nbytes / 2**30, abs=0.05)
+
+
+def test_the_peak_is_what_memory_has_been_though_it_is_given_back() -> None:
+    monitor = HardwareMonitor()
+    before = monitor.sample()["peak_memory_gib"]
+    for _ in range(2):
+        torch.ones(2**28)  # 1 GiB, gone at once
+        found = monitor.sample()
+        assert found["peak_memory_gib"] == pytest.approx(max(before, found["memory_gib"] + 1), rel=0.1)
 
 
 def test_records_of_training_hold_them_and_none_is_taken_for_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
