@@ -22,8 +22,6 @@ from train.methods import METHODS
 # Shares of a training as in the methods' own: the demo has 8 epochs of 40 steps, and pseudo-labels from the fourth on.
 # An average that keeps 0.999 of its weights in a step would be that of the whole training.
 SETS = (
-    "pseudo_label.rampup-epochs=2",
-    "mean_teacher.rampup-epochs=2",
     "mean_teacher.decay=0.99",
     "ups.num-rounds=2",
     "tcl.warmup-epochs=1",

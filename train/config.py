@@ -341,13 +341,16 @@ class Config:
 def with_method(config: Config, name: str) -> Config:
     """The same run with another method.
 
-    What the configuration had changed from the defaults of its method is kept where the other one has it too.  A
-    baseline that is now the method itself is dropped.
+    What the configuration had changed from the defaults of its method is kept where the other one has it too.  Defaults
+    of what waits or rises for some epochs are meant for as many as the trainer has by default, and come in proportion.
+    A baseline that is now the method itself is dropped.
 
     Args:
         config: any.
         name: key of METHODS.
     """
+    if name == config.run.method:
+        return config
     config_type = METHODS[name].config_type
     default = type(config.method)()
     kept = {
@@ -355,6 +358,9 @@ def with_method(config: Config, name: str) -> Config:
         for option in dataclasses.fields(config_type)
         if getattr(config.method, option.name, None) != getattr(default, option.name, None)
     }
+    for option in dataclasses.fields(config_type):
+        if option.name in _METHOD_WAITS and option.name not in kept and option.default is not None:
+            kept[option.name] = round(option.default * config.optim.epochs / OptimConfig.epochs)
     baseline = config.run.baseline if config.run.baseline != name else None
     run = dataclasses.replace(config.run, method=name, baseline=baseline)
     return dataclasses.replace(config, run=run, method=config_type(**kept))

@@ -26,7 +26,7 @@ from train.config import (
     to_json,
     with_method,
 )
-from train.methods import METHODS, fixmatch, temporal_gradient
+from train.methods import METHODS, fixmatch, mean_teacher, tcl, temporal_gradient, uda
 from train.recipes import RECIPES, demo, folder
 from train.validation import clip_spec
 
@@ -169,6 +169,17 @@ def test_another_method_keeps_what_the_recipe_changed_and_its_own_defaults() -> 
 def test_method_that_was_the_baseline_has_no_baseline() -> None:
     assert demo().run.baseline == "supervised"
     assert with_method(demo(), "supervised").run.baseline is None
+
+
+def test_another_method_s_ramps_and_warm_ups_come_in_proportion_to_the_epochs() -> None:
+    """Defaults are meant for 180 epochs; what a recipe has chosen for its own method stays."""
+    short = replace(folder(), optim=replace(folder().optim, epochs=60))
+    assert with_method(short, "mean_teacher").method == mean_teacher.Config(rampup_epochs=16)
+    assert with_method(short, "tcl").method == tcl.Config(warmup_epochs=10, threshold=0.8)
+    paper = RECIPES["ucf101-20pct"]()
+    assert with_method(paper, "mean_teacher").method == mean_teacher.Config()
+    assert with_method(paper, "uda").method == uda.Config()
+    assert with_method(short, "temporal_gradient") == short
 
 
 def test_learning_rate_follows_the_batch_unless_given() -> None:
