@@ -204,13 +204,17 @@ def measured(run: Run) -> dict[str, Any]:
 
 
 def _begun(folder: Path) -> tuple[str | None, bool]:
-    """The command that a run was begun with, None if it was not; and whether beside others, which the words tell."""
+    """The command that a run was begun with, None if it was not; and whether beside others, which the words tell.
+
+    The command is as a user would type it, whichever interpreter it was given to.
+    """
     environment = folder / ENVIRONMENT
     if not environment.exists():
         return None, False
     command = json.loads(environment.read_text())["command"]
-    alone = re.sub(rf" {NUM_THREADS} \d+$", "", command)
-    return alone, alone != command
+    words = command.partition(f" {PROGRAM.partition(' ')[2]} ")[2]
+    alone = re.sub(rf" {NUM_THREADS} \d+$", "", words)
+    return f"{PROGRAM} {alone}", alone != words
 
 
 def _test(folder: Path) -> Record | None:

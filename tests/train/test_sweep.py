@@ -152,6 +152,17 @@ def test_a_folder_with_the_run_of_another_command_is_refused_before_anything_is_
     assert not runs[0].folder.exists()
 
 
+def test_a_run_is_the_same_whichever_interpreter_its_command_names(
+    make: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make("ends")
+    assert train_all([run], Console()) == {}
+    told = run.command.replace("python ", "'/home/a b/.venv/bin/python' ")
+    (run.folder / "environment.json").write_text(json.dumps({"command": told}))
+    assert train_all([run], Console()) == {}
+    assert "trained before" in capsys.readouterr().out
+
+
 def test_speed_is_told_without_the_first_line_pseudo_labels_by_the_last_quarter(make: Callable[..., Run]) -> None:
     train_all([make("ends")], Console())
     assert measured(make("ends")) == {
