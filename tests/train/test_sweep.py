@@ -158,7 +158,7 @@ def test_a_run_is_the_same_whichever_interpreter_its_command_names(
     run = make("ends")
     assert train_all([run], Console()) == {}
     told = run.command.replace("python ", "'/home/a b/.venv/bin/python' ")
-    (run.folder / "environment.json").write_text(json.dumps({"command": told}))
+    (run.folder / "environment.json").write_text(json.dumps({"command": told, "git_commit": "abc"}))
     assert train_all([run], Console()) == {}
     assert "trained before" in capsys.readouterr().out
 
