@@ -78,7 +78,7 @@ def cells(result: dict[str, Any]) -> list[tuple[str, ...]]:
             (
                 ROWS[row].title,
                 plus_minus(summary["top1"]),
-                "" if row == "fixmatch" or not summary["over_fixmatch"] else plus_minus(summary["over_fixmatch"], "+"),
+                "" if row == "fixmatch" else plus_minus(summary["over_fixmatch"], "+"),
                 plus_minus(summary["mean_class"]),
                 ", ".join(f"{100 * top1:.1f}" for _, top1 in seeds),
                 f"{summary['clips_per_s']:.0f}",

@@ -66,7 +66,7 @@ def run(benchmark: MethodsBenchmark) -> int:
         SystemExit: a signal stopped it.
     """
     console = Console(soft_wrap=True)
-    console.width = max(console.width, 120)  # the table is not for folding, in a log file either
+    console.width = max(console.width, 150)  # the table is not for folding, in a log file either
     found = train_methods("demo", ON_MOTIONS.split(), comparison(benchmark), console)
     if found is None:
         return 1

@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(recipe: str, words: Sequence[str]) -> int:
     compare, options = tyro.cli(Compare, prog=f"{PROGRAM} [RECIPE]", args=words, return_unknown_args=True)
     console = Console(soft_wrap=True)
-    console.width = max(console.width, 120)  # the table is not for folding, in a log file either
+    console.width = max(console.width, 150)  # the table is not for folding, in a log file either
     found = train_methods(recipe, options, compare, console)
     if found is None:
         return 1

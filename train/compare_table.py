@@ -13,11 +13,14 @@ from train.paper_results import BACKBONES, SETTINGS, TOP1
 from train.tables import Grid, mean_and_std, plus_minus
 
 _ELSEWHERE = "ucf101-20pct"  # the paper's column where the recipe is none of the paper's: orders can be compared
+_BASE = "supervised"  # what unlabeled videos have to be worth something over
 _BESIDE = "†"
 
 
 def summarize(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """What the runs of each method come to, in the order of METHODS; accuracies in %.
+
+    Seeds differ far more than methods do, so "over_supervised" is of differences between runs from the same seed.
 
     Args:
         outcomes: "method", "seed" and what :func:`train.sweep.measured` tells.
@@ -28,13 +31,16 @@ def summarize(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]
     lengths = {one["steps"]: f"{one['method']}, seed {one['seed']} took {one['steps']} steps" for one in outcomes}
     if len(lengths) > 1:
         raise InputError(f"not the same number of steps: {'; '.join(lengths.values())}: remove the runs of one length")
+    base = {one["seed"]: one["top1"] for one in outcomes if one["method"] == _BASE}
     summary = {}
     for method in METHODS:
         seeds = [one for one in outcomes if one["method"] == method]
+        gains = [one["top1"] - base[one["seed"]] for one in seeds if one["seed"] in base and method != _BASE]
         if seeds:
             summary[method] = {
                 "num_seeds": len(seeds),
                 "top1": mean_and_std([one["top1"] for one in seeds]),
+                "over_supervised": mean_and_std(gains) if gains else None,
                 "mean_class": mean_and_std([one["mean_class"] for one in seeds]),
                 **{name: median(one[name] for one in seeds) for name in ("clips_per_s", "step_ms")},
                 "beside": any(one["beside"] for one in seeds),
@@ -66,6 +72,7 @@ def grid(found: Mapping[str, Any]) -> Grid:
     columns = {
         "method": list(methods),
         "top-1 %": [plus_minus(one["top1"]) for one in methods.values()],
+        "over supervised": [plus_minus(one["over_supervised"], "+") for one in methods.values()],
         "mean of classes %": [plus_minus(one["mean_class"]) for one in methods.values()],
         "pseudo-labels kept %": [_percent(one["late_mask_rate"]) for one in methods.values()],
         "of these right %": [_percent(one["late_pseudo_label_accuracy"]) for one in methods.values()],

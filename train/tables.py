@@ -1,6 +1,6 @@
 """Tables of words for terminals and documents alike, and how means over seeds are written into them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -48,7 +48,9 @@ def mean_and_std(fractions: Sequence[float]) -> dict[str, float | None]:
     return {"mean": round(fmean(percent), 2), "std": round(stdev(percent), 2) if len(percent) > 1 else None}
 
 
-def plus_minus(spread: dict[str, float | None], sign: str = "") -> str:
-    """What :func:`mean_and_std` found, as "58.5 ± 19.4"; ``sign`` "+" writes that of the mean in any case."""
+def plus_minus(spread: Mapping[str, float | None] | None, sign: str = "") -> str:
+    """What :func:`mean_and_std` found, as "58.5 ± 19.4", "" for None; ``sign`` "+" writes that of the mean anyway."""
+    if spread is None:
+        return ""
     mean, std = spread["mean"], spread["std"]
     return f"{mean:{sign}.1f}" if std is None else f"{mean:{sign}.1f} ± {std:.1f}"

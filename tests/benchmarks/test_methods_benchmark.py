@@ -44,7 +44,7 @@ def test_what_was_found_is_kept_as_it_is(
 ) -> None:
     spread = {"mean": 58.5, "std": 19.44}
     numbers = {"num_seeds": 2, "top1": spread, "mean_class": spread, "clips_per_s": 9.4, "step_ms": 100, "beside": True}
-    others = ("memory_gib", "gpu_memory_gib", "late_mask_rate", "late_pseudo_label_accuracy")
+    others = ("over_supervised", "memory_gib", "gpu_memory_gib", "late_mask_rate", "late_pseudo_label_accuracy")
     summary = {"fixmatch": {**numbers, **dict.fromkeys(others)}}
     found = {"recipe": "demo", "options": "--data.size 32", "set": [], "steps": 8, "methods": summary, "failed": failed}
 

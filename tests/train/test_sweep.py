@@ -38,7 +38,7 @@ if how == "dies":
 if how == "waits":
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     (folder / "ready").touch()
-    signal.sigwait([signal.SIGTERM])
+    assert signal.sigtimedwait([signal.SIGTERM], 60), "nobody ends it"
     (folder / "checkpoint").touch()
     sys.exit(143)
 if how == "meets":
