@@ -358,9 +358,10 @@ def with_method(config: Config, name: str) -> Config:
         for option in dataclasses.fields(config_type)
         if getattr(config.method, option.name, None) != getattr(default, option.name, None)
     }
-    for option in dataclasses.fields(config_type):
-        if option.name in _METHOD_WAITS and option.name not in kept and option.default is not None:
-            kept[option.name] = round(option.default * config.optim.epochs / OptimConfig.epochs)
+    for wait in _METHOD_WAITS:
+        epochs = getattr(config_type(), wait, None)
+        if epochs is not None and wait not in kept:
+            kept[wait] = round(epochs * config.optim.epochs / OptimConfig.epochs)
     baseline = config.run.baseline if config.run.baseline != name else None
     run = dataclasses.replace(config.run, method=name, baseline=baseline)
     return dataclasses.replace(config, run=run, method=config_type(**kept))
