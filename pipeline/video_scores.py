@@ -61,7 +61,7 @@ class VideoScores:
             part = rows[at : at + _ROWS_AT_ONCE]
             bad = _not_probabilities(self.of(part))
             if bad.any():
-                video = paths[part[bad.argmax()]]
+                video = paths[int(part[bad.argmax()])]
                 raise InputError(f"{path}: the scores of {video} are no probabilities: make it again")
 
     def of(self, rows: np.ndarray) -> np.ndarray:
@@ -93,9 +93,11 @@ def write_video_scores(path: Path, videos: Sequence[str], scores: np.ndarray) ->
         raise InputError(f"scores of shape {scores.shape} for {len(videos)} videos: {NUM_SCORES} of each are wanted")
     bad = _not_probabilities(scores)
     if bad.any():
-        raise InputError(f"the scores of {videos[bad.argmax()]} are no probabilities: take the softmax of the logits")
+        raise InputError(
+            f"the scores of {videos[int(bad.argmax())]} are no probabilities: take the softmax of the logits"
+        )
     names = [os.fsencode(video) for video in videos]
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "paths": np.frombuffer(b"".join(names), np.uint8),
         "paths_end": np.cumsum([len(name) for name in names], dtype=np.int64),
     }
@@ -104,5 +106,6 @@ def write_video_scores(path: Path, videos: Sequence[str], scores: np.ndarray) ->
 
 def _not_probabilities(scores: np.ndarray) -> np.ndarray:
     """(B, S) -> (B,) bool; written so that NaN is none."""
-    with np.errstate(invalid="ignore"):
-        return ~((scores.min(axis=1) >= 0) & (np.abs(scores.sum(axis=1, dtype=np.float64) - 1) <= _TOLERANCE))
+    sums = scores.sum(axis=1, dtype=np.float64)
+    bad: np.ndarray = ~((scores.min(axis=1) >= 0) & (np.abs(sums - 1) <= _TOLERANCE))
+    return bad

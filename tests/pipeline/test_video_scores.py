@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import array_file
 from pipeline.errors import InputError
 from pipeline.video_scores import NUM_SCORES, VideoScores, write_video_scores
 
@@ -100,7 +99,7 @@ def test_a_file_cut_short_while_in_use_ends_in_words_and_not_in_a_crash(path: Pa
 
 def test_a_write_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
-    monkeypatch.setattr(array_file.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "no space left")))
+    monkeypatch.setattr("pipeline.array_file.os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "no space left")))
     with pytest.raises(OSError, match="no space left"):
         write_video_scores(path, VIDEOS, random_scores(len(VIDEOS), seed=1))
     assert path.read_bytes() == before
