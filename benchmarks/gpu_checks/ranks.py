@@ -74,11 +74,16 @@ def join_address(rank: int, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
 
 
-def whole_batch(method_name: str = "temporal_gradient") -> ClipBatch:
-    """Four labeled and four unlabeled clips of random pixels, of three classes, as a method needs them."""
+def whole_batch(method_name: str = "temporal_gradient", **constants: Any) -> ClipBatch:
+    """Four labeled and four unlabeled clips of random pixels, of three classes, as a method needs them.
+
+    Args:
+        method_name: key of METHODS.
+        constants: of the method, as for :func:`losses_and_gradients`.
+    """
     config_type = METHODS[method_name].config_type
     return noise_batch(
-        METHODS[method_name](_NUM_CLASSES, config_type(**from_the_start(config_type)), 1).needs,
+        METHODS[method_name](_NUM_CLASSES, config_type(**{**from_the_start(config_type), **constants}), 1).needs,
         num_labeled=4,
         num_unlabeled=4,
         clip_len=4,

@@ -66,6 +66,13 @@ def test_what_is_no_probability_is_refused_when_written_and_when_read(
     VideoScores(tmp_path / "scores", VIDEOS, np.array([0, 1, 3]))  # nobody asks for the wrong one
 
 
+def test_a_video_of_which_nothing_is_known_has_zeros(tmp_path: Path, scores: np.ndarray) -> None:
+    scores[1] = 0
+    write_video_scores(tmp_path / "scores", VIDEOS, scores)
+    found = VideoScores(tmp_path / "scores", VIDEOS, np.arange(4)).of(np.arange(4))
+    assert found.sum(axis=1).tolist() == pytest.approx([1, 0, 1, 1], abs=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(len(VIDEOS), 365), (3, NUM_SCORES), (len(VIDEOS),)])
 def test_scores_of_another_shape_are_not_written(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="for 4 videos: 1000 of each are wanted"):
