@@ -298,6 +298,27 @@ def test_the_program_trains_in_rounds_and_says_so(
     assert (method["pseudo_labels"][labeled] == -1).all() and not method["negatives"][labeled].any()
 
 
+@pytest.mark.parametrize("more", [{}, PRECISE_BN], ids=["", "PreciseBN"])
+def test_videos_are_judged_with_the_statistics_of_evaluations(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    judge, begin_round = UPS.judge, UPS.begin_round
+    seen: dict[str, Tensor] = {}
+
+    def noting(self: UPS, clips: Any) -> Tensor:
+        seen["judging"] = self.rgb.bn1.running_mean.clone()  # type: ignore[union-attr]
+        return judge(self, clips)
+
+    def noting_too(self: UPS, *args: Any) -> str:
+        seen["training"] = self.rgb.bn1.running_mean.clone()  # type: ignore[union-attr]
+        return begin_round(self, *args)
+
+    monkeypatch.setattr(UPS, "judge", noting)
+    monkeypatch.setattr(UPS, "begin_round", noting_too)
+    assert main(words(data, tmp_path / "run", f"--run.max-steps={BOUNDARY + 1}", **more)) == 0
+    assert torch.equal(seen["judging"], seen["training"]) == (not more)
+
+
 @pytest.mark.parametrize("steps", [BOUNDARY - 1, BOUNDARY, BOUNDARY + 1])
 def test_the_program_cut_about_the_beginning_of_a_round_ends_with_the_same_bits(
     data: Path, options: dict[str, Any], whole: Path, tmp_path: Path, steps: int

@@ -133,22 +133,25 @@ def test_videos_that_cannot_be_read_are_named_and_have_zeros(
     assert found.sum(axis=1).tolist() == pytest.approx([0 if row == 2 else 1 for row in rows], abs=1e-3)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("no space left")])
+@pytest.mark.parametrize(
+    ("place", "error", "status"),
+    [("mean_probabilities", KeyboardInterrupt(), 130), ("write_video_scores", OSError("no space left"), 1)],
+)
 def test_a_scoring_that_is_cut_off_leaves_nothing(
     data: Path,
     weights: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    place: str,
     error: BaseException,
+    status: int,
 ) -> None:
     def fail(*args: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(
-        score_images, "mean_probabilities" if error is KeyboardInterrupt else "write_video_scores", fail
-    )
-    assert score(monkeypatch, data, weights, tmp_path / "scores") == (130 if error is KeyboardInterrupt else 1)
+    monkeypatch.setattr(score_images, place, fail)
+    assert score(monkeypatch, data, weights, tmp_path / "scores") == status
     assert capsys.readouterr().err.endswith("; nothing has been written\n")
     assert not list(tmp_path.iterdir())
 
@@ -173,7 +176,8 @@ def test_mistakes_are_said_in_one_line_before_any_work(
         ({"out": tmp_path / "no" / "out"}, "cannot be written there"),
         ({"num_frames": 0}, "--num-frames 0 shows nothing: take 1 or more"),
     ):
-        assert score(monkeypatch, data, **{"weights": weights, "out": out, **options}) == 2
+        given: dict[str, Any] = {"data.root": data, "weights": weights, "out": out, "network": "resnet18", **options}
+        assert run(monkeypatch, **given) == 2
         printed = capsys.readouterr().err
         assert message in printed
         assert printed.startswith("error: ") and printed.count("\n") == 1
