@@ -185,6 +185,7 @@ class Training:
         self.loader = new_loader(config, videos, method)
         self.state, self._schedule = new_state(config, videos, method, self.loader)
         self.state.evaluated_step = sys.maxsize  # there is nothing to validate on, nor to keep
+        self.state.round = sys.maxsize  # and all steps are of the first round
         self.videos = videos
 
     def run(self, num_steps: int, batches: "Repeated | None" = None) -> Stretch:

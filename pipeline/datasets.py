@@ -134,6 +134,11 @@ class DataSplit:
     missing: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
+    @property
+    def without_label(self) -> NDArray[np.int64]:
+        """Those of the unlabeled rows whose label training may not use, ascending."""
+        return np.setdiff1d(self.unlabeled, self.labeled)
+
 
 def split_videos(index: Videos, options: DataOptions | None = None, *, seed: int = 0) -> DataSplit:
     """Split the videos of an index into training, labelled and validation videos.

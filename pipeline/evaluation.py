@@ -1,5 +1,7 @@
 """What evaluation and PreciseBN see: centre clips, and ten clips of three crops, decoded ahead of the network.
 
+Image networks see single frames, from all over a video.
+
 Promises of evaluation: no randomness, each video once over all ranks in the order asked for, one decode a video.  A
 video that cannot be read or decoded is left out and named; nothing is shown in its place, since that would count
 another twice.  Ranks have every ``world_size``-th video, so their shares differ by one at most: sum hits and counts
@@ -8,7 +10,7 @@ over the ranks, then divide; means of the ranks' accuracies are wrong.  Left to 
 
 import logging
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -29,6 +31,20 @@ from pipeline.record import VideoRecord
 from pipeline.stream import ClipStream, check_rank
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Context in which the log does not name the videos that are left out, for those who do."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    log.addFilter(drop)
+    try:
+        yield
+    finally:
+        log.removeFilter(drop)
 
 
 def center_views(
@@ -71,6 +87,47 @@ def center_views(
     batches = _each_once(index, share, partial(plan_center, spec=spec), graph, batch_size, num_threads, skipped)
     for ids, views in batches:
         yield torch.tensor(ids), views
+
+
+def frame_views(
+    index: VideoIndex,
+    rows: np.ndarray,
+    num_frames: int,
+    *,
+    size: int = 224,
+    eval_size: int = 256,
+    batch_size: int,
+    device: str = "cpu",
+    decoder: str = "auto",
+    num_threads: int = 2,
+    skipped: dict[str, str] | None = None,
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    """Frames in the middle of equal parts of each video, centre crop: for networks that classify images.
+
+    Args:
+        index: the videos.
+        rows: (N,) rows of the index.
+        num_frames: F, parts that a video is divided into; a frame of a short video may come twice.
+        size: of the crop in pixels, of a frame whose short side is ``eval_size``.
+        eval_size: which of the frame's pixels that are.
+        batch_size: most videos in a batch.
+        device: "cpu", "cuda" or "cuda:N".
+        decoder: as for :class:`pipeline.loader.ClipLoader`.
+        num_threads: threads that decode.
+        skipped: as for :func:`center_views`.
+
+    Yields:
+        (B,) int64 rows on the host, and (B, F, size, size, 3) uint8 RGB.
+    """
+    spec = ClipSpec(clip_len=num_frames, frame_stride=1, size=size, eval_size=eval_size, tg_stride=0)
+    graph = _graph(index, rows, spec, size, batch_size, 1, False, device, decoder, num_threads)
+
+    def plan(record: VideoRecord) -> ClipPlan:
+        frames = (2 * np.arange(num_frames) + 1) * record.num_frames // (2 * num_frames)
+        return replace(plan_center(record, spec), frames=frames, later=frames)
+
+    for ids, views in _each_once(index, rows, plan, graph, batch_size, num_threads, skipped):
+        yield torch.tensor(ids), views.rgb
 
 
 def multi_views(

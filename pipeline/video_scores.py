@@ -2,7 +2,8 @@
 
 Promises that a file appears whole or not at all, that one which lacks a video or holds anything but probabilities is
 refused before a training begins, and that scores stay in the file until they are asked for: those of 250,000 videos are
-half a gigabyte.  Left to others: computing them (:mod:`train.score_images`), what is learned from them.
+half a gigabyte.  A video that could not be read has zeros, from which nothing is learned.  Left to others: computing
+scores (:mod:`train.score_images`), the loss.
 
 The container is :mod:`pipeline.array_file`'s.  Its arrays: the videos' paths as bytes, ``paths``, each up to its
 ``paths_end``; and ``scores``, float16, those of the first video first.
@@ -61,11 +62,11 @@ class VideoScores:
             part = rows[at : at + _ROWS_AT_ONCE]
             bad = _not_probabilities(self.of(part))
             if bad.any():
-                video = paths[part[bad.argmax()]]
+                video = paths[int(part[bad.argmax()])]
                 raise InputError(f"{path}: the scores of {video} are no probabilities: make it again")
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """(B,) rows of the index -> (B, NUM_SCORES) float32, each with the sum 1 but for rounding.
+        """(B,) rows of the index -> (B, NUM_SCORES) float32, each with the sum 1 but for rounding, or 0.
 
         Raises:
             InputError: the file has been cut short meanwhile.
@@ -84,7 +85,8 @@ def write_video_scores(path: Path, videos: Sequence[str], scores: np.ndarray) ->
     Args:
         path: the file.
         videos: V paths relative to the folder of the videos, with "/", as in its index.
-        scores: (V, NUM_SCORES) probabilities of any float type; kept as float16.
+        scores: (V, NUM_SCORES) probabilities of any float type, kept as float16; or zeros of a video of which nothing
+            is known.
 
     Raises:
         InputError: they are none.
@@ -93,9 +95,11 @@ def write_video_scores(path: Path, videos: Sequence[str], scores: np.ndarray) ->
         raise InputError(f"scores of shape {scores.shape} for {len(videos)} videos: {NUM_SCORES} of each are wanted")
     bad = _not_probabilities(scores)
     if bad.any():
-        raise InputError(f"the scores of {videos[bad.argmax()]} are no probabilities: take the softmax of the logits")
+        raise InputError(
+            f"the scores of {videos[int(bad.argmax())]} are no probabilities: take the softmax of the logits"
+        )
     names = [os.fsencode(video) for video in videos]
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "paths": np.frombuffer(b"".join(names), np.uint8),
         "paths_end": np.cumsum([len(name) for name in names], dtype=np.int64),
     }
@@ -103,6 +107,7 @@ def write_video_scores(path: Path, videos: Sequence[str], scores: np.ndarray) ->
 
 
 def _not_probabilities(scores: np.ndarray) -> np.ndarray:
-    """(B, S) -> (B,) bool; written so that NaN is none."""
-    with np.errstate(invalid="ignore"):
-        return ~((scores.min(axis=1) >= 0) & (np.abs(scores.sum(axis=1, dtype=np.float64) - 1) <= _TOLERANCE))
+    """(B, S) -> (B,) bool; written so that NaN is none, and zeros are."""
+    sums = scores.sum(axis=1, dtype=np.float64)
+    bad: np.ndarray = ~((scores.min(axis=1) >= 0) & ((np.abs(sums - 1) <= _TOLERANCE) | (sums == 0)))
+    return bad

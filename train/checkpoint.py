@@ -89,6 +89,7 @@ class TrainState:
         loader: source of batches.
         window: terms since the last log line.
         step: optimizer steps done.
+        round: rounds of the method begun after the first.
         evaluated_step: step of the newest evaluation.
         best_top1: highest accuracy of an evaluation so far, -1 before the first.
         ranks: those that train together.
@@ -104,6 +105,7 @@ class TrainState:
     loader: ClipSource
     window: Window
     step: int = 0
+    round: int = 0
     evaluated_step: int = 0
     best_top1: float = -1.0
     ranks: Ranks = ALONE
@@ -126,6 +128,7 @@ class TrainState:
             "class_names": list(self.class_names),
             "num_videos": self.num_videos,
             "step": self.step,
+            "round": self.round,
             "evaluated_step": self.evaluated_step,
             "best_top1": self.best_top1,
             "window": window,
@@ -161,6 +164,7 @@ class TrainState:
         if self.ranks.rank < len(rng):  # a rank that was not there before has its own already
             _set_rng_state(rng[self.ranks.rank])
         self.precise_bn = checkpoint.get("precise_bn", {})  # earlier versions had none
+        self.round = checkpoint.get("round", 0)  # nor rounds
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -222,7 +226,7 @@ def check_same_training(checkpoint: dict[str, Any], config: Config, class_names:
     differing = [
         f"{name} {saved[name]} is now {asked[name]}"
         for name in asked
-        if name in saved and name not in _FREE_OPTIONS and saved[name] != asked[name]
+        if name in saved and saved[name] != asked[name] and not _may_differ(name, saved[name], asked[name])
     ]
     if list(class_names) != checkpoint["class_names"]:
         differing.append(f"classes {_names(checkpoint['class_names'])} are now {_names(class_names)}")
@@ -231,6 +235,11 @@ def check_same_training(checkpoint: dict[str, Any], config: Config, class_names:
             f"{path} is of another training: {'; '.join(differing)}. "
             "Resume with the options it began with, or choose another --run.dir"
         )
+
+
+def _may_differ(name: str, saved: Any, asked: Any) -> bool:
+    """Whether an option is free; a file that a method takes may be elsewhere by now, but not come or go."""
+    return name in _FREE_OPTIONS and not (name.startswith("method.") and None in (saved, asked))
 
 
 def _flatten(groups: dict[str, Any], prefix: str = "") -> dict[str, Any]:

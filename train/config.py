@@ -250,7 +250,7 @@ class OptimConfig:
     epochs: int = 180
     """Passes over the training videos, labeled or not; the learning rate falls to zero over them as a cosine."""
     warmup_epochs: int = 30
-    """Epochs over which the learning rate rises."""
+    """Epochs over which the learning rate rises; of a method in rounds, the sum over all of them."""
     batch_labeled: int = 5
     """Labeled clips in a step, on each GPU."""
     batch_unlabeled: int = 5
@@ -305,6 +305,7 @@ class Config:
         config_type = METHODS[self.run.method].config_type
         assert isinstance(self.method, config_type), f"{self.run.method} takes {config_type}, not {self.method}"
         self._check_warmups()
+        self._check_rounds()
         self._check_batches()
 
     def _check_warmups(self) -> None:
@@ -318,6 +319,14 @@ class Config:
             not too_long,
             f"{' and '.join(too_long)} would outlast --optim.epochs {self.optim.epochs}: lower it "
             "(a sixth of the epochs is usual for a warm-up, a quarter for a ramp), or stop early with --run.max-steps",
+        )
+
+    def _check_rounds(self) -> None:
+        rounds: int = getattr(self.method, "num_rounds", 1)
+        _require(
+            rounds <= self.optim.epochs,
+            f"--method.num-rounds {rounds} of --run.method {self.run.method} cannot share --optim.epochs "
+            f"{self.optim.epochs}: take at most as many rounds as epochs",
         )
 
     def _check_batches(self) -> None:

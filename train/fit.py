@@ -8,7 +8,6 @@ import json
 from collections import ChainMap
 from contextlib import ExitStack
 from dataclasses import asdict, fields
-from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -30,10 +29,11 @@ from train.metrics import MetricsLog, Window, read_metrics
 from train.predictions import write_predictions
 from train.schedule import Schedule
 from train.scoring import Accuracy
+from train.seeds import seed_of
 from train.split_record import check_same_split, write_split
 from train.step import compile_method, new_optimizer, new_scaler
 from train.stop import StopSignal
-from train.validation import Validation, clip_spec, decoding
+from train.validation import Judged, Validation, clip_spec, decoding
 from train.videos import INDEX, PARTIAL_INDEX, Videos
 
 
@@ -57,6 +57,11 @@ def fit(
     method = new_method(config, config.model.num_outputs(split.class_names), ranks, num_videos=len(videos.index))
     with ExitStack() as stack:
         with ranks.together():
+            if method.num_rounds > 1 and not len(split.without_label):
+                raise InputError(
+                    f"every training video is labeled, and {run.method} has unlabeled ones judged between its rounds: "
+                    "choose another --run.method, or fewer labels"
+                )
             loader = stack.enter_context(new_loader(config, videos, method, ranks))
             state, schedule = new_state(config, videos, method, loader, ranks)
             last = run.dir / LAST
@@ -88,9 +93,14 @@ def fit(
                 with using_precise_bn(method.recognizer, state.precise_bn):
                     return validation.center(recognizer)[method.modality].accuracy(split.labels)
 
+            def judge() -> Judged:
+                statistics = state.precise_bn if state.evaluated_step == state.step else precise_bn()
+                with using_precise_bn(method.recognizer, statistics):
+                    return validation.judge(method)
+
             with reaching_others():
                 module = ranks.data_parallel(method)
-            train(state, schedule, run.dir, evaluate, metrics, display, stop, module)
+            train(state, schedule, run.dir, evaluate, metrics, display, stop, module, judge)
             accuracy = ranks.first(_recorded_test(run.dir, state.step))
             if accuracy is None:
                 display.note("evaluating on 10 clips x 3 crops of every validation video")
@@ -100,10 +110,10 @@ def fit(
                 with ranks.together():
                     if ranks.is_first:
                         write_predictions(run.dir, state.step, predictions, videos.index.paths, split.labels)
-                    for path, reason in validation.skipped.items():
+                    for path, reason in (validation.unread | validation.skipped).items():
                         metrics.write({"kind": "skipped", "step": state.step, "path": path, "reason": reason})
                     metrics.write({"kind": "test", "step": state.step, **asdict(accuracy)})
-                skipped = validation.skipped
+                skipped = validation.unread | validation.skipped
             else:
                 skipped = _recorded_skips(run.dir, state.step)
         quarantined = ranks.gather(loader.quarantined)
@@ -134,8 +144,7 @@ def new_method(config: Config, num_outputs: int, ranks: Ranks = ALONE, *, num_vi
     method.keep_videos(num_videos)
     if ranks.world_size > 1:
         synchronize_batch_norm(method)
-        # Hashed, since the generator of CPUs takes 32 bits of a seed and other runs have the seeds beside this one's.
-        torch.manual_seed(int.from_bytes(blake2b(f"{config.run.seed}/{ranks.rank}".encode(), digest_size=4).digest()))
+        torch.manual_seed(seed_of(config.run.seed, ranks.rank))
     method = method.to(torch.device(ranks.device(config.run.device))).to(memory_format=torch.channels_last_3d)
     if config.run.compile == "on":
         compile_method(method, cuda_graphs=config.run.cuda_graphs)
@@ -170,7 +179,11 @@ def new_state(
     optimizer = new_optimizer(method, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
     scaler = new_scaler(torch.device(run.device), precision)
     schedule = Schedule(
-        lr=optim.lr, epochs=optim.epochs, warmup_epochs=optim.warmup_epochs, steps_per_epoch=loader.steps_per_epoch
+        lr=optim.lr,
+        epochs=optim.epochs,
+        warmup_epochs=optim.warmup_epochs,
+        steps_per_epoch=loader.steps_per_epoch,
+        rounds=method.num_rounds,
     )
     window = Window(run.log_every, videos.index.paths, ranks)
     num_videos = len(videos.index)

@@ -1,4 +1,4 @@
-"""The training loop: a batch, its losses, one step; once in a while a log line, an evaluation, a checkpoint.
+"""The training loop: a batch, its losses, one step; once in a while a log line, an evaluation, a checkpoint, a round.
 
 Promises that steps do not wait for the device except where numbers are logged, that a stop request, and whatever fails
 between two steps, is answered with a checkpoint, and that all ranks stop at the same step, of which the first writes.
@@ -22,10 +22,12 @@ from train.display import Display
 from train.distributed import Ranks, reaching_others
 from train.metrics import Meter, MetricsLog
 from train.profiler import Profile
+from train.rounds import begin_round
 from train.schedule import Schedule
 from train.scoring import Accuracy
 from train.step import train_step
 from train.stop import StopSignal
+from train.validation import Judged
 
 
 def train(
@@ -37,6 +39,7 @@ def train(
     display: Display,
     stop: StopSignal,
     module: nn.Module | None = None,
+    judge: Callable[[], Judged] | None = None,
 ) -> None:
     """Train from the state's step to the end.
 
@@ -49,6 +52,7 @@ def train(
         display: shows them.
         stop: asked between steps and during evaluations.
         module: what a step calls, if not the state's method itself: it, within DDP.
+        judge: shows the unlabeled videos to the method, where the schedule has rounds.
 
     Raises:
         RankFailedError: one of several ranks failed between two steps; the checkpoint is written.
@@ -87,6 +91,12 @@ def train(
                     saved_step = state.step
                 if state.step >= last_step:
                     return
+                if state.round < schedule.round(state.step):
+                    assert judge is not None
+                    with ranks.together():
+                        profile.end()
+                    begin_round(state, schedule, judge, display)
+                    meter.restart()
                 with ranks.together():
                     stop.check()
                     if profile.step(state.step):

@@ -22,6 +22,9 @@ PseudoLabelFuse = Literal["logits", "probabilities"]
 # A vector no longer than this counts as zero: it has no direction to compare.
 ZERO_NORM = 1e-8
 
+# Less than this, the logarithm of a probability is that of this.
+LEAST_PROBABILITY = 1e-7
+
 
 def alignment_loss(
     rgb_features: Sequence[Tensor],
@@ -281,3 +284,22 @@ def softmax_mse(logits: Tensor, target_logits: Tensor) -> Tensor:
         0-dim float32.
     """
     return F.mse_loss(logits.float().softmax(dim=1), target_logits.detach().float().softmax(dim=1))
+
+
+def negative_cross_entropy(logits: Tensor, negatives: Tensor) -> Tensor:
+    """How sure a network is of classes that clips do not show: -log(1 - p), the mean over each clip's negatives.
+
+    Args:
+        logits: (B, K).
+        negatives: (B, K) bool, True for the classes that a clip does not show.
+
+    Returns:
+        (B,) float32; exactly 0 of a clip without negatives.
+    """
+    absent = (1 - logits.float().softmax(dim=1)).clamp(min=LEAST_PROBABILITY).log()
+    return -(absent * negatives).sum(dim=1) / negatives.sum(dim=1).clamp(min=1)
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """(N,) float32 without gradient -> (N,), their means over all ranks, the same on each."""
+    return _gather_rows(values[None]).mean(dim=0)

@@ -12,11 +12,9 @@ Exit status: 0 when all videos are predicted, 1 when some are not, 2 for a mista
 """
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -27,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.evaluation import center_views, multi_views
+from pipeline.evaluation import center_views, multi_views, unlogged
 from pipeline.index import VideoIndex
 from pipeline.program import run_program
 from pipeline.sources import TAR_SUFFIX, Source, Sources, find_sources, sources_in, stat_source
@@ -81,7 +79,7 @@ def predict(
     saved = open_run(run, checkpoint, device)
     num_given = 0
     bad = []
-    with _progress(as_json) as bar, _unlogged():
+    with _progress(as_json) as bar, unlogged():  # videos are named as they were given
         for prediction in predictions(saved, videos, center_clip=center_clip, bar=bar):
             num_given += 1
             if prediction.probabilities is None:
@@ -220,21 +218,6 @@ def _progress(as_json: bool) -> Progress:
         redirect_stdout=to_terminal,
         disable=not console.is_terminal or (to_terminal and as_json),
     )
-
-
-@contextmanager
-def _unlogged() -> Iterator[None]:
-    """Evaluation logs the videos it leaves out by their path in the index; here they are named as they were given."""
-    log = logging.getLogger("pipeline.evaluation")
-
-    def drop(record: logging.LogRecord) -> bool:
-        return False
-
-    log.addFilter(drop)
-    try:
-        yield
-    finally:
-        log.removeFilter(drop)
 
 
 def main() -> int:

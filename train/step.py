@@ -96,6 +96,13 @@ def new_optimizer(method: nn.Module, *, lr: float, momentum: float, weight_decay
     return optimizer
 
 
+def reset_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Forget what earlier gradients were, in place."""
+    for state in optimizer.state.values():
+        for buffer in state.values():
+            buffer.zero_()
+
+
 def compile_method(
     method: nn.Module, *, cuda_graphs: bool = False, backend: str | Callable[..., Any] = "inductor"
 ) -> None:

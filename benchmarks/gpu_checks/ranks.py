@@ -17,7 +17,7 @@ from model import synchronize_batch_norm
 from pipeline.batch import ClipBatch
 from pipeline.noise import noise_batch
 from train.distributed import ALONE, Ranks, joined
-from train.methods import METHODS
+from train.methods import METHODS, Method
 from train.step import compile_method
 
 _NUM_CLASSES = 3
@@ -74,11 +74,16 @@ def join_address(rank: int, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
 
 
-def whole_batch(method_name: str = "temporal_gradient") -> ClipBatch:
-    """Four labeled and four unlabeled clips of random pixels, of three classes, as a method needs them."""
+def whole_batch(method_name: str = "temporal_gradient", **constants: Any) -> ClipBatch:
+    """Four labeled and four unlabeled clips of random pixels, of three classes, as a method needs them.
+
+    Args:
+        method_name: key of METHODS.
+        constants: of the method, as for :func:`losses_and_gradients`.
+    """
     config_type = METHODS[method_name].config_type
     return noise_batch(
-        METHODS[method_name](_NUM_CLASSES, config_type(**from_the_start(config_type)), 1).needs,
+        METHODS[method_name](_NUM_CLASSES, config_type(**{**from_the_start(config_type), **constants}), 1).needs,
         num_labeled=4,
         num_unlabeled=4,
         clip_len=4,
@@ -124,10 +129,13 @@ def losses_and_gradients(
     if ranks.world_size > 1:
         synchronize_batch_norm(method)
     method.to(ranks.device(device)).to(memory_format=torch.channels_last_3d)
+    batch = _moved(batch, ranks.device(device))
+    if method.num_rounds > 1:
+        _begin_round(method, batch, ranks)
     if backend:
         compile_method(method, backend=backend)
     module = ranks.data_parallel(method)  # held until the gradients are there: DDP that is gone averages none
-    terms = module(_moved(batch, ranks.device(device)), torch.zeros((), device=device))
+    terms = module(batch, torch.zeros((), device=device))
     terms["loss"].backward()
     gradients = {
         name: parameter.grad if parameter.grad is not None else torch.full_like(parameter, torch.nan)
@@ -136,6 +144,15 @@ def losses_and_gradients(
     }
     parts = {"terms": terms, "gradients": gradients, "buffers": dict(method.named_buffers())}
     return {part: {name: value.detach().cpu() for name, value in values.items()} for part, values in parts.items()}
+
+
+def _begin_round(method: Method, batch: ClipBatch, ranks: Ranks) -> None:
+    """Have the second round of a method begin, in which all of its losses are on."""
+    assert batch.weak is not None and batch.unlabeled_ids is not None
+    with torch.no_grad():
+        judged = ranks.gather((batch.unlabeled_ids.cpu(), method.eval().judge(batch.weak).cpu()))
+    rows, judgments = (torch.cat(parts) for parts in zip(*judged, strict=True))
+    method.train().begin_round(rows, judgments, seed=0)
 
 
 def _moved(batch: Any, device: str) -> Any:

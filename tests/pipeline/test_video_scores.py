@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import array_file
 from pipeline.errors import InputError
 from pipeline.video_scores import NUM_SCORES, VideoScores, write_video_scores
 
@@ -67,6 +66,13 @@ def test_what_is_no_probability_is_refused_when_written_and_when_read(
     VideoScores(tmp_path / "scores", VIDEOS, np.array([0, 1, 3]))  # nobody asks for the wrong one
 
 
+def test_a_video_of_which_nothing_is_known_has_zeros(tmp_path: Path, scores: np.ndarray) -> None:
+    scores[1] = 0
+    write_video_scores(tmp_path / "scores", VIDEOS, scores)
+    found = VideoScores(tmp_path / "scores", VIDEOS, np.arange(4)).of(np.arange(4))
+    assert found.sum(axis=1).tolist() == pytest.approx([1, 0, 1, 1], abs=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(len(VIDEOS), 365), (3, NUM_SCORES), (len(VIDEOS),)])
 def test_scores_of_another_shape_are_not_written(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="for 4 videos: 1000 of each are wanted"):
@@ -100,7 +106,7 @@ def test_a_file_cut_short_while_in_use_ends_in_words_and_not_in_a_crash(path: Pa
 
 def test_a_write_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
-    monkeypatch.setattr(array_file.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "no space left")))
+    monkeypatch.setattr("pipeline.array_file.os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "no space left")))
     with pytest.raises(OSError, match="no space left"):
         write_video_scores(path, VIDEOS, random_scores(len(VIDEOS), seed=1))
     assert path.read_bytes() == before

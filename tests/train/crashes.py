@@ -1,7 +1,8 @@
 """Trainings that die: children forked from a process that has torch loaded, so that a life takes a fifth of a second.
 
 A child can be told to kill itself at its n-th moment.  Moments lie between every two things it does to files of its
-run: opening, filling, syncing, renaming and removing one, and writing a record; and in each evaluation.
+run: opening, filling, syncing, renaming and removing one, and writing a record; in each evaluation; and before and
+after videos are judged between two rounds.
 """
 
 import os
@@ -13,24 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from tests import forks
-from tests.train.standins import run_training
+from tests.train.standins import TinyMethod, run_training
 from train.config import Config
 from train.metrics import MetricsLog
 from train.scoring import Accuracy
 
 
-def begin(config: Config, dies_at: int = 0) -> BaseProcess:
+def begin(config: Config, dies_at: int = 0, method_type: type[TinyMethod] = TinyMethod) -> BaseProcess:
     """Train in a child, or go on; it dies at a moment counted from 1, or lives."""
-    return forks.begin(_live, config, dies_at)
+    return forks.begin(_live, config, dies_at, method_type)
 
 
-def live(config: Config, dies_at: int = 0) -> int:
+def live(config: Config, dies_at: int = 0, method_type: type[TinyMethod] = TinyMethod) -> int:
     """The same, waited for.
 
     Returns:
         The exit status: -9 if it died.
     """
-    process = begin(config, dies_at)
+    process = begin(config, dies_at, method_type)
     process.join(60)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode
@@ -50,7 +51,7 @@ def _count_of(config: Config) -> Path:
     return config.run.dir.with_suffix(".moments")
 
 
-def _live(config: Config, dies_at: int) -> None:
+def _live(config: Config, dies_at: int, method_type: type[TinyMethod]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     count = 0
 
@@ -66,7 +67,7 @@ def _live(config: Config, dies_at: int) -> None:
         return accuracy_at(step)
 
     _interpose(config.run.dir, moment)
-    run_training(config, evaluate=evaluate)
+    run_training(config, evaluate=evaluate, method_type=method_type, judging=moment)
     total, count = count, -1_000_000
     _count_of(config).write_text(str(total))
 

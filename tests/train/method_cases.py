@@ -4,6 +4,7 @@ Clips are 8 frames of 32x32 and networks 8 channels wide.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,6 +53,16 @@ CASES: dict[str, Case] = {
     "mean_teacher": Case({"supervised": RGB, "consistency": RGB}, metrics=frozenset()),
     "uda": Case({"supervised": RGB, "pseudo_label": RGB}),
     "s4l": Case({"supervised": RGB, "rotation": {"rgb", "rgb.rotation"}}, metrics=frozenset({"rotation_accuracy"})),
+    "ups": Case(
+        {"supervised": RGB, "pseudo_label": RGB, "negative": RGB},
+        # A first choice of one video a class, all others have negatives; later all videos have pseudo-labels.
+        {"max_deviation": 1.0, "negative_threshold": 1.0, "negative_max_deviation": 1.0}
+        | {"balanced_rounds": 1, "min_per_class": 1},
+    ),
+    "videossl": Case(
+        {"supervised": RGB, "pseudo_label": RGB, "distillation": {"rgb", "rgb.distillation"}},
+        {"scores": Path("scores")},
+    ),
     "tcl": Case({"supervised": RGB, "instance_contrast": RGB, "group_contrast": RGB}, metrics=frozenset()),
     "actor_cutmix": Case(
         {"supervised": RGB, "pseudo_label": RGB}, ranks_differ="a clip's scene is of its own rank's batch"
@@ -91,18 +102,32 @@ def make_batch(method: Method, seed: int = 0, device: str = "cpu") -> ClipBatch:
 
 
 def make_method(name: str, *, dropout: float = 0.0, **options: Any) -> Method:
-    """A small method with channels last, with every term on from the first step unless told otherwise."""
-    return new_method(name, dropout=dropout, **options).to(memory_format=torch.channels_last_3d)
+    """A small method with channels last, with every term on from the first step unless told otherwise.
+
+    One with rounds has judged the default batch, and its second round has begun.
+    """
+    method = new_method(name, dropout=dropout, **options).to(memory_format=torch.channels_last_3d)
+    begin_round(method, make_batch(method))
+    return method
 
 
 def new_method(name: str, *, dropout: float = 0.0, **options: Any) -> Method:
-    """The same, in whatever layout its weights are made."""
+    """The same in whatever layout its weights are made, and in its first round."""
     torch.manual_seed(0)
     config_type = METHODS[name].config_type
     options = {**from_the_start(config_type), **CASES[name].options, **options}
     method = METHODS[name](NUM_CLASSES, config_type(**options), width=8, dropout=dropout)
     method.keep_videos(NUM_LABELED + NUM_UNLABELED)
     return method
+
+
+def begin_round(method: Method, batch: ClipBatch) -> None:
+    """Have a method judge the unlabeled clips of a batch, and begin its next round if it has such."""
+    if method.num_rounds > 1:
+        assert batch.weak is not None and batch.unlabeled_ids is not None
+        with torch.no_grad():
+            judgments = method.eval().judge(batch.weak)
+        method.train().begin_round(batch.unlabeled_ids, judgments, seed=0)
 
 
 def waiting(name: str) -> dict[str, Any]:

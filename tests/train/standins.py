@@ -19,6 +19,7 @@ from train.schedule import Schedule
 from train.scoring import Accuracy
 from train.step import new_optimizer, new_scaler
 from train.stop import StopSignal
+from train.validation import Judged
 
 torch.set_num_threads(1)
 
@@ -63,6 +64,34 @@ class TinyMethod(Method):
         logits, _ = self.network(normalize(batch.labeled.rgb))
         loss = nn.functional.cross_entropy(logits, batch.labels)
         return {"loss": 2 * loss, "supervised": loss}
+
+
+class TinyRounds(TinyMethod):
+    """In three rounds: what it draws when it judges decides what it learns in the next."""
+
+    num_rounds = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("judged", torch.zeros(4))
+        self.judged: Tensor
+
+    def forward(self, batch: ClipBatch, progress: Tensor) -> dict[str, Tensor]:
+        terms = super().forward(batch, progress)
+        bias = self.network.classifier.bias.sum() * self.judged.sum()
+        return {"loss": terms["loss"] + bias, "supervised": terms["supervised"], "judged": bias}
+
+    def judge(self, clips: Views) -> Tensor:
+        assert not self.training
+        logits, _ = self.network(normalize(clips.rgb))
+        judgments: Tensor = logits.sum(dim=1) + torch.rand(len(logits))
+        return judgments
+
+    def begin_round(self, rows: Tensor, judgments: Tensor, seed: int) -> str:
+        self.judged.copy_(judgments[rows])
+        torch.manual_seed(seed)
+        self.network.load_state_dict(TinyRecognizer().state_dict())
+        return "all judged"
 
 
 class TinyLoader:
@@ -118,10 +147,12 @@ def make_config(run_dir: Path, *, max_steps: int | None = None, seed: int = 0) -
     )
 
 
-def make_state(config: Config, loader: TinyLoader | None = None) -> TrainState:
+def make_state(
+    config: Config, loader: TinyLoader | None = None, method_type: type[TinyMethod] = TinyMethod
+) -> TrainState:
     """A training before its first step."""
     torch.manual_seed(config.run.seed)
-    method = TinyMethod()
+    method = method_type()
     precision = config.run.resolved_precision
     optimizer = new_optimizer(method, lr=0.1, momentum=0.9, weight_decay=1e-4)
     scaler = new_scaler(torch.device("cpu"), precision)
@@ -130,26 +161,51 @@ def make_state(config: Config, loader: TinyLoader | None = None) -> TrainState:
 
 
 def run_training(
-    config: Config, loader: TinyLoader | None = None, evaluate: Callable[[int], Accuracy] | None = None
+    config: Config,
+    loader: TinyLoader | None = None,
+    evaluate: Callable[[int], Accuracy] | None = None,
+    method_type: type[TinyMethod] = TinyMethod,
+    judging: Callable[[], None] = lambda: None,
 ) -> TrainState:
-    """Train as the program does: from the run's checkpoint where there is one, else from scratch."""
-    state = make_state(config, loader)
+    """Train as the program does: from the run's checkpoint where there is one, else from scratch.
+
+    Args:
+        config: of the run.
+        loader: where batches come from.
+        evaluate: what an evaluation finds, by step.
+        method_type: what is trained.
+        judging: called before and after a method in rounds has judged.
+    """
+    state = make_state(config, loader, method_type)
     config.run.dir.mkdir(exist_ok=True)
     last = config.run.dir / LAST
     if last.exists():
         torch.manual_seed(12345)  # what a new process happens to have
         state.restore(load(last), last)
-    schedule = Schedule(lr=0.1, epochs=config.optim.epochs, warmup_epochs=1, steps_per_epoch=STEPS_PER_EPOCH)
+    schedule = Schedule(
+        lr=0.1,
+        epochs=config.optim.epochs,
+        warmup_epochs=1,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        rounds=method_type.num_rounds,
+    )
 
     def accuracy() -> Accuracy:
         return evaluate(state.step) if evaluate else Accuracy(0.5, 1.0, 0.5, 4)
+
+    def judge() -> Judged:
+        judging()
+        judgments = state.method.eval().judge(make_batch(state.step).labeled).detach()
+        state.method.train()
+        judging()
+        return Judged(torch.arange(4), judgments, 0)
 
     with (
         StopSignal() as stop,
         MetricsLog(config.run.dir, state.step, state.evaluated_step) as metrics,
         Display("tiny", 0, 9) as display,
     ):
-        train(state, schedule, config.run.dir, accuracy, metrics, display, stop)
+        train(state, schedule, config.run.dir, accuracy, metrics, display, stop, judge=judge)
     return state
 
 

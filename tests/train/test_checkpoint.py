@@ -15,6 +15,7 @@ from pipeline.errors import InputError
 from tests.train.standins import CLASS_NAMES, TinyLoader, make_config, make_state, run_training, with_run
 from train.checkpoint import BEST, LAST, TrainState, check_same_training, load, save
 from train.config import Config
+from train.methods.videossl import Config as VideoConfig
 from train.metrics import CLOCKED, Record, read_metrics
 from train.scoring import Accuracy
 from train.stop import Stopped
@@ -201,6 +202,20 @@ def test_everything_on_disk_may_have_moved(tmp_path: Path) -> None:
         group, name = path.split(".")
         config = replace(config, **{group: replace(getattr(config, group), **{name: Path("elsewhere")})})
     check_same_training(checkpoint, config, CLASS_NAMES, tmp_path / LAST)
+
+
+def test_a_file_that_a_method_takes_may_have_moved_but_neither_come_nor_go(tmp_path: Path) -> None:
+    def with_scores(scores: Path | None) -> Config:
+        config = with_run(make_config(tmp_path), method="videossl", baseline=None)
+        return replace(config, method=VideoConfig(scores=scores, warmup_epochs=0))
+
+    saved = make_state(with_scores(Path("here"))).checkpoint()
+    check_same_training(saved, with_scores(Path("there")), CLASS_NAMES, tmp_path / LAST)
+    with pytest.raises(InputError, match=r"method\.scores here is now None"):
+        check_same_training(saved, with_scores(None), CLASS_NAMES, tmp_path / LAST)
+    none = make_state(with_scores(None)).checkpoint()
+    with pytest.raises(InputError, match=r"method\.scores None is now there"):
+        check_same_training(none, with_scores(Path("there")), CLASS_NAMES, tmp_path / LAST)
 
 
 def test_a_checkpoint_that_the_loader_refuses_changes_nothing(tmp_path: Path) -> None:

@@ -122,6 +122,13 @@ def test_warm_up_longer_than_the_training_is_refused() -> None:
         replace(folder(), optim=OptimConfig(epochs=5))
 
 
+def test_more_rounds_than_epochs_are_refused() -> None:
+    words = ["demo", "--run.method", "ups", "--optim.epochs", "4", "--optim.warmup-epochs", "0"]
+    with pytest.raises(InputError, match=r"--method\.num-rounds 5 of --run\.method ups cannot share --optim\.epochs 4"):
+        parse(words)
+    parse([*words, "--method.num-rounds", "4"])
+
+
 @pytest.mark.parametrize(
     ("words", "refused"),
     [

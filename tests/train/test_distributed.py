@@ -38,7 +38,9 @@ from train.videos import prepare_videos
 
 ROOT = Path(__file__).parents[2]
 METHOD_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {}) for name in METHODS if not CASES[name].ranks_differ},
+    **{name: (name, CASES[name].options) for name in METHODS if not CASES[name].ranks_differ},
+    # One of the first rank's two clips has a pseudo-label, and both of the second's; the other clip has negatives.
+    "ups": ("ups", {"threshold": 0.33517, "negative_threshold": 1.0}),
     "in its warm-up": ("temporal_gradient", {"warmup_epochs": 1}),
     "without alignment": ("temporal_gradient", {"alignment_weight": 0.0}),
     "without contrast": ("temporal_gradient", {"info_nce_weight": 0.0}),
@@ -73,7 +75,9 @@ def rank_worker(rank: int, folder: str, port: int) -> None:
     results: dict[str, Any] = {}
     with joined(Ranks(rank, 2, rank, 2), "cpu") as ranks:
         for name, (method, constants) in METHOD_OPTIONS.items():
-            results[name] = losses_and_gradients(method, share(whole_batch(method), rank), ranks, "cpu", **constants)
+            results[name] = losses_and_gradients(
+                method, share(batch_of(method, constants), rank), ranks, "cpu", **constants
+            )
         results["num_graphs"] = int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
         notes: dict[str, str] = {}
         for name, fault in FAULTS.items():
@@ -91,6 +95,10 @@ def rank_worker(rank: int, folder: str, port: int) -> None:
         dropout = new_method(resolve(make_config(Path(folder))), 3, ranks)
         results["weights"], results["draw"] = dropout.state_dict(), torch.rand(4)
     torch.save(results, Path(folder) / f"rank{rank}.pt")
+
+
+def batch_of(method: str, constants: dict[str, Any]) -> ClipBatch:
+    return whole_batch(method, **{name: value for name, value in constants.items() if name != "backend"})
 
 
 def window_means(ranks: Ranks, accuracies: list[float]) -> dict[str, float]:
@@ -116,7 +124,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", METHOD_OPTIONS)
 def test_two_ranks_have_loss_and_gradients_of_one_process(name: str, ranks: list[dict[str, Any]]) -> None:
     method, constants = METHOD_OPTIONS[name]
-    whole = losses_and_gradients(method, whole_batch(method), ALONE, "cpu", **{**constants, "backend": None})
+    whole = losses_and_gradients(method, batch_of(method, constants), ALONE, "cpu", **{**constants, "backend": None})
     halves = [rank[name] for rank in ranks]
     for term, value in whole["terms"].items():
         mean = torch.stack([half["terms"][term] for half in halves]).mean()

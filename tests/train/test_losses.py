@@ -18,6 +18,7 @@ from train.losses import (
     info_nce,
     kept_cross_entropy,
     masked_cross_entropy,
+    negative_cross_entropy,
     nt_xent,
     pseudo_labels,
     softmax_mse,
@@ -433,6 +434,29 @@ def test_softmax_mse_is_the_mean_over_classes_and_rows_and_moves_the_first_alone
     assert theirs.grad is None
 
 
+# --- negative cross-entropy ---
+
+
+def test_negative_cross_entropy_is_a_mean_over_each_clip_s_negatives() -> None:
+    logits = logits_of((0.5, 0.3, 0.2), (0.1, 0.2, 0.7), (0.6, 0.3, 0.1))
+    negatives = torch.tensor([[False, True, True], [False, False, False], [True, False, False]])
+    losses = negative_cross_entropy(logits, negatives)
+    expected = [-(math.log(0.7) + math.log(0.8)) / 2, 0, -math.log(0.4)]
+    assert losses.tolist() == pytest.approx(expected)
+    assert losses[1] == 0
+
+
+def test_negative_cross_entropy_makes_its_classes_less_probable_and_stands_certainty() -> None:
+    logits = torch.tensor([[0.0, 1.0, 0.0], [200.0, 0.0, 0.0]], requires_grad=True)
+    losses = negative_cross_entropy(logits, torch.tensor([[False, True, False], [True, False, False]]))
+    assert losses.isfinite().all()
+    losses.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad[0, 1] > 0
+    assert logits.grad[0, 0] < 0
+
+
 # --- precision ---
 
 
@@ -454,6 +478,7 @@ def test_losses_compute_in_float32_under_autocast_and_from_bfloat16() -> None:
             masked_cross_entropy(embeddings[0], labels, mask),
             kept_cross_entropy(embeddings[0], F.one_hot(labels, 8).float(), mask),
             softmax_mse(embeddings[0], embeddings[1]),
+            negative_cross_entropy(embeddings[0], embeddings[1] > 0).sum(),
         ]
 
     expected = losses(torch.float32)

@@ -17,6 +17,7 @@ from tests.train.method_cases import (
     EPOCH_0,
     EPOCH_1,
     NUM_UNLABELED,
+    begin_round,
     groups,
     make_batch,
     make_method,
@@ -95,6 +96,7 @@ def test_a_confident_wrong_pseudo_label_changes_the_student(name: str) -> None:
         with torch.no_grad():
             network.classifier.bias[wrong] = 5.0
     batch = make_batch(method)._replace(unlabeled_labels=torch.tensor([0, 2, 2]))
+    begin_round(method, batch)
     outputs = method(batch, EPOCH_0)
     assert outputs["mask_rate"].item() == 1
     assert outputs["pseudo_label_accuracy"].item() == 0
@@ -144,7 +146,7 @@ def test_a_step_is_one_graph_whatever_the_progress(name: str) -> None:
 
 
 class Steps:
-    """Steps of a method, each on a batch of its own; between its rounds it judges noise."""
+    """Steps of a method, each on a batch of its own; rounds have two steps, and noise is judged."""
 
     def __init__(self, method: Method) -> None:
         self.method = method
@@ -172,10 +174,8 @@ class Steps:
         for _ in range(num_steps):
             self.train(1)
             self.method.stepped()
-            if self.method.num_rounds > 1:
-                batch = make_batch(self.method, 100 + self.num_steps)
-                assert batch.weak is not None and batch.unlabeled_ids is not None
-                self.method.begin_round(batch.unlabeled_ids, self.method.judge(batch.weak), seed=self.num_steps)
+            if self.num_steps % 2:
+                begin_round(self.method, make_batch(self.method, 100 + self.num_steps))
 
     def saved(self) -> bytes:
         """All state, as a checkpoint has it."""

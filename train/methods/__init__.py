@@ -15,12 +15,16 @@ from train.methods.supervised import Supervised
 from train.methods.tcl import TCL
 from train.methods.temporal_gradient import TemporalGradient
 from train.methods.uda import UDA
+from train.methods.ups import UPS
+from train.methods.videossl import VideoSSL
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "pseudo_label": PseudoLabel,
     "mean_teacher": MeanTeacher,
     "s4l": S4L,
+    "ups": UPS,
+    "videossl": VideoSSL,
     "tcl": TCL,
     "actor_cutmix": ActorCutMix,
     "mvpl": MvPL,

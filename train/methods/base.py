@@ -27,8 +27,8 @@ class Method(nn.Module, ABC):
         needs: the views and modalities a batch must hold.
         modality: what the recognizer sees.
         config_type: the frozen dataclass of the method's own constants.
-        num_rounds: equal parts that a training falls into.  Each has the whole schedule of learning rates to itself,
-            and before each but the first the method judges all unlabeled videos.
+        num_rounds: parts that a training falls into.  Each has a whole schedule of learning rates to itself, and before
+            each but the first the method judges the unlabeled videos: :mod:`train.rounds`.
     """
 
     needs: Needs
@@ -87,6 +87,9 @@ class Method(nn.Module, ABC):
     def judge(self, clips: Views) -> Tensor:
         """Judge center clips of unlabeled videos, between two rounds.
 
+        Called in eval mode, without gradients, in the precision and with the BatchNorm statistics of evaluations.
+        What is drawn of torch's generators is drawn again if a run resumes, and training draws what it would have.
+
         Args:
             clips: (B, T, H, W, C) in the modalities of ``needs``, on the device of the parameters.
 
@@ -95,13 +98,16 @@ class Method(nn.Module, ABC):
         """
         raise NotImplementedError("methods with rounds judge the unlabeled videos between them")
 
-    def begin_round(self, rows: Tensor, judgments: Tensor, seed: int) -> None:
+    def begin_round(self, rows: Tensor, judgments: Tensor, seed: int) -> str:
         """Begin the next round, alike on all ranks; its state is in buffers.
 
         Args:
-            rows: (N,) int64 rows of the index on the host, the unlabeled videos that could be read, ascending.
+            rows: (N,) int64 rows of the index on the host, the videos without a label that could be read, ascending.
             judgments: (N, ...) what :meth:`judge` said of each, of whichever rank, on the host.
-            seed: for new weights, the same on all ranks.
+            seed: for torch's generators, which may be set: of what is drawn here training notices nothing.
+
+        Returns:
+            What came of the judgments, in a few words.
         """
         raise NotImplementedError("methods with rounds say how one begins")
 
