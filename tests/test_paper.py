@@ -12,6 +12,7 @@ import pytest
 
 from train.cli import parse
 from train.config import options, with_method
+from train.methods import METHODS
 from train.paper_results import SETTINGS, TOP1
 from train.recipes import RECIPES
 
@@ -79,6 +80,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "D18": {"method.pseudo_label_dropout": False},
     "D19": {"method.split_batches": True},
     "D21": {"data.exclude_labeled": True},
+    "D22": {"run.method": "mvpl"},
     "D26": {"optim.epochs": 180},
     "D27": {"data.labeled_uniform": None, "data.labeled_fraction": 0.05},
 }
@@ -138,6 +140,20 @@ def test_table_2() -> None:
     assert [changes(command) for _, _, command in settings] == [(recipe_of(setting), {}) for setting, *_ in settings]
     assert {recipe_of(setting) for setting, *_ in settings} == set(RECIPES) - {"demo", "folder"}
     assert (last, changes(labels_alone)[1]) == ("any, labels alone", {"run.method": "supervised"})
+
+
+def test_the_others_of_table_2() -> None:
+    *others, uda = rows("Table 2, the others")
+    assert changes(uda[-1]) == ("ucf101-20pct", {"run.method": "uda"})
+    methods = []
+    for _, *papers, command in others:
+        recipe, changed = changes(command)
+        (method,) = changed.values()
+        methods.append(method)
+        assert (recipe, changed) == ("ucf101-20pct", {"run.method": method})
+        numbers = [None if number == "–" else float(number) for cell in papers for number in cell.split(", ")]
+        assert numbers == list(TOP1[method].values())
+    assert {*methods, "uda", "fixmatch", "supervised", "temporal_gradient"} == set(METHODS)
 
 
 def test_comparisons_show_these_numbers_beside_ours() -> None:
