@@ -206,8 +206,9 @@ def test_everything_on_disk_may_have_moved(tmp_path: Path) -> None:
 
 def test_a_file_that_a_method_takes_may_have_moved_but_neither_come_nor_go(tmp_path: Path) -> None:
     def with_scores(scores: Path | None) -> Config:
-        config = with_run(make_config(tmp_path), method="videossl", baseline=None)
-        return replace(config, method=VideoConfig(scores=scores, warmup_epochs=0))
+        config = make_config(tmp_path)
+        run = replace(config.run, method="videossl")
+        return replace(config, run=run, method=VideoConfig(scores=scores, warmup_epochs=0))
 
     saved = make_state(with_scores(Path("here"))).checkpoint()
     check_same_training(saved, with_scores(Path("there")), CLASS_NAMES, tmp_path / LAST)

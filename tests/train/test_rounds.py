@@ -96,12 +96,19 @@ def test_a_round_begins_without_momentum_at_the_first_learning_rate(
     assert rates[:3] == rates[3:6] == rates[6:]
 
 
-def test_training_draws_what_it_would_have_whatever_judging_draws(tmp_path: Path, straight: TrainState) -> None:
+def test_training_draws_what_it_would_have_whatever_a_round_draws_to_begin(
+    tmp_path: Path, straight: TrainState
+) -> None:
     class Drawing(TinyRounds):
         def judge(self, clips: Any) -> Tensor:
             judgments = super().judge(clips)
             torch.rand(7)
             return judgments
+
+        def begin_round(self, rows: Tensor, judgments: Tensor, seed: int) -> str:
+            said = super().begin_round(rows, judgments, seed)
+            torch.rand(7)
+            return said
 
     assert_same_bits(run_training(make_config(tmp_path), method_type=Drawing), straight)
 

@@ -33,22 +33,22 @@ def clips(seed: int = 0) -> Views:
 
 
 def test_losses_are_those_of_the_definition() -> None:
-    """Labeled clips, one of three unlabeled ones with a pseudo-label, and two with one and two negatives."""
+    """Two labeled clips, two of three unlabeled ones with pseudo-labels, and two with one and two negatives."""
     method = new_ups(negative_weight=0.5).eval()
-    method.pseudo_labels[3] = 1
+    method.pseudo_labels[3], method.pseudo_labels[4] = 1, 0
     method.negatives[2, 0] = method.negatives[4, 1] = method.negatives[4, 2] = True
     batch = make_batch(method)
     assert batch.weak is not None
     labeled, weak = (method.recognizer(normalize(view.rgb))[0] for view in (batch.labeled, batch.weak))
     outputs = method(batch, EPOCH_0)
-    taught = F.cross_entropy(torch.cat([labeled, weak[1:2]]), torch.tensor([0, 2, 1]))
+    taught = F.cross_entropy(torch.cat([labeled, weak[1:]]), torch.tensor([0, 2, 1, 0]))
     p = weak.softmax(dim=1)
     one, two = -(1 - p[0, 0]).log(), (-(1 - p[2, 1]).log() - (1 - p[2, 2]).log()) / 2
     torch.testing.assert_close(outputs["supervised"] + outputs["pseudo_label"], taught)
-    torch.testing.assert_close(outputs["supervised"], F.cross_entropy(labeled, batch.labels) * 2 / 3)
+    torch.testing.assert_close(outputs["supervised"], F.cross_entropy(labeled, batch.labels) * 2 / 4)
     torch.testing.assert_close(outputs["negative"], (one + two) / 2)
     torch.testing.assert_close(outputs["loss"], taught + 0.5 * (one + two) / 2)
-    assert outputs["mask_rate"].item() == pytest.approx(1 / 3)
+    assert outputs["mask_rate"].item() == pytest.approx(2 / 3)
     assert outputs["pseudo_label_accuracy"].item() == 1
 
 
