@@ -95,7 +95,7 @@ def mixed_labels(labels: Tensor, actor_share: Tensor, num_classes: int) -> Tenso
     Returns:
         (B, K) float32.
     """
-    own = F.one_hot(labels, num_classes).float()
+    own = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
     weight = (1 - (actor_share - 1) ** 4)[:, None]
     mixed: Tensor = weight * own + (1 - weight) * torch.flip(own, (0,))
     return mixed

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import R3D18, normalize
-from pipeline.batch import ClipBatch, Needs
+from pipeline.batch import ClipBatch, Modality, Needs
 from train.losses import masked_cross_entropy, pseudo_labels
 from train.methods.base import WeakStrongConfig, WeakStrongMethod, eager_range, pseudo_label_metrics, started
 
@@ -57,6 +57,11 @@ class MvPL(WeakStrongMethod):
     def recognizer(self) -> R3D18:
         """The only network, which is shown RGB when it is evaluated."""
         return self.network
+
+    @property
+    def networks(self) -> dict[Modality, R3D18]:
+        """The network for RGB, and the same one for temporal gradients."""
+        return {"rgb": self.network, "tg": self.network}
 
     def forward(self, batch: ClipBatch, progress: Tensor) -> dict[str, Tensor]:
         """Compute "loss", its terms and the pseudo-label metrics.
