@@ -192,7 +192,7 @@ def precise_bn_views(
     world_size: int = 1,
     max_bad_fraction: float = 0.01,
 ) -> Generator[tuple[Tensor, Views], None, None]:
-    """Clips to compute the statistics of BatchNorm on anew: centre clips in a shuffled order, method-spec §6.
+    """Clips to compute the statistics of BatchNorm on anew: centre clips in a shuffled order.
 
     Every rank gets ``num_batches`` whole batches.  Where the videos do not last that long they come again, in another
     order.  A video that cannot be read or decoded is replaced as in training.

@@ -177,7 +177,7 @@ def plan_clips(
     position: int,
     draw: Draw = ONLY_DRAW,
 ) -> list[ClipPlan]:
-    """Plan training clips at consecutive positions: method-spec of the paper's code, on the frame as displayed.
+    """Plan training clips at consecutive positions as the paper's code does, on the frame as displayed.
 
     Differs from the reference: the box is drawn on the native grid rather than on that of a frame resized to 256, and
     its corner is moved to even coordinates (by at most one pixel), since chroma has half the resolution.
