@@ -238,7 +238,7 @@ OPTIONS = {
     "run.baseline": None,
     "run.log-every": 1,
     "run.eval-every-epochs": 1000,
-    "run.checkpoint-every": 3,
+    "run.checkpoint-every": 8,
 }
 
 
@@ -305,14 +305,14 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("elastic")
     facts: dict[str, Any] = {"folder": folder}
     with Torchrun(folder, max_restarts=1) as torchrun:
-        torchrun.wait_for(lambda: torchrun.num_records() >= 5)
+        torchrun.wait_for(lambda: torchrun.num_records() >= 10)
         torchrun.kill_rank(1)
         torchrun.wait_for(lambda: "resumed at step" in torchrun.log.read_text())
         facts["saved"] = load(folder / "run" / LAST)["step"]
         facts["before"] = [
             line for line in torchrun.log.read_text().splitlines() if " step " in line and "  loss " in line
         ]
-        torchrun.wait_for(lambda: torchrun.num_records() >= 9)
+        torchrun.wait_for(lambda: torchrun.num_records() >= 14)
         torchrun.process.send_signal(signal.SIGTERM)
         facts["printed"] = torchrun.end()
         facts["status"] = torchrun.process.returncode
@@ -321,12 +321,12 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_a_killed_rank_is_restarted_and_repeats_its_losses_to_the_bit(story: dict[str, Any]) -> None:
     run = story["folder"] / "run"
-    assert story["saved"] >= 3
+    assert story["saved"] >= 8
     assert f"resumed at step {story['saved']}" in story["printed"]
     steps = [step for step, _ in losses(run)]
     assert steps == list(range(1, len(steps) + 1))
     lines = {line.partition("  epoch")[0]: line.partition("  lr ")[0] for line in story["before"]}
-    assert len(lines) >= 5
+    assert len(lines) >= 10
     again = [line for line in story["printed"].splitlines() if line.partition("  epoch")[0] in lines]
     assert len(again) > len(lines), "no step was repeated"
     assert all(line.partition("  lr ")[0] == lines[line.partition("  epoch")[0]] for line in again)

@@ -19,7 +19,7 @@ NUM_KILLS = 20
 def make_config_with_checkpoints(run_dir: Path, **run: object) -> Config:
     """Many epochs of three steps, evaluated after each second, with a checkpoint every two steps."""
     config = with_run(make_config(run_dir), checkpoint_every=2, log_every=1, **run)
-    return replace(config, optim=replace(config.optim, epochs=60))
+    return replace(config, optim=replace(config.optim, epochs=100))
 
 
 def assert_checkpoints_are_whole(run_dir: Path) -> int:
