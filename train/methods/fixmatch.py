@@ -5,13 +5,13 @@ the single-stream row of Table 3a; what it trains then sees temporal gradients, 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from model import R3D18, normalize
-from pipeline.batch import ClipBatch, Modality, Needs
+from pipeline.batch import ClipBatch, Needs
 from train.losses import masked_cross_entropy, pseudo_labels
 from train.methods.base import WeakStrongConfig, WeakStrongMethod, eager_range, pseudo_label_metrics, started
 
@@ -24,7 +24,7 @@ class Config(WeakStrongConfig):
     """Weight of the cross-entropy on labeled clips."""
     pseudo_label_weight: float = 1.0
     """Weight of the cross-entropy between strong views and pseudo-labels."""
-    modality: Modality = "rgb"
+    modality: Literal["rgb", "tg"] = "rgb"
     """What the network sees: RGB frames, or temporal gradients, also when it is evaluated."""
 
 
