@@ -96,7 +96,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     )
     if not fits:
         raise InputError(f"{path}: its arrays do not fit together: {remedy}")
-    fractions = ((arrays["boxes"] >= -1) & (arrays["boxes"] <= 2)).all(axis=1)  # detectors look a little beyond the edge
+    fractions = ((arrays["boxes"] >= -1) & (arrays["boxes"] <= 2)).all(axis=1)  # detectors look beyond the edge
     if not fractions.all():
         row = int((~fractions).argmax())
         raise InputError(
