@@ -10,8 +10,10 @@ mask had gone through the strong operations of a view that it is not pasted on; 
 scene, where here all of it is scene.
 """
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -73,11 +75,11 @@ class ActorBoxes:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    remedy = "see pipeline/actors.py for what it must hold"
+    remedy = "docs/methods.md shows how one is written"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with ZipFile(path), np.load(path, allow_pickle=False) as file:
             arrays: dict[str, np.ndarray] = {name: file[name] for name in _ARRAYS}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is no file of boxes ({error}): {remedy}") from error
     for name, (ndim, kinds) in _ARRAYS.items():
         if arrays[name].ndim != ndim or arrays[name].dtype.kind not in kinds:
@@ -94,6 +96,14 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     )
     if not fits:
         raise InputError(f"{path}: its arrays do not fit together: {remedy}")
+    # Detectors look a little beyond the edge.
+    fractions = ((arrays["boxes"] >= -1) & (arrays["boxes"] <= 2)).all(axis=1)
+    if not fractions.all():
+        row = int((~fractions).argmax())
+        raise InputError(
+            f"{path}: the box in row {row}, {arrays['boxes'][row].tolist()}, is not in fractions of the frame: divide "
+            "pixels by its width and height"
+        )
     within = np.diff(frames.astype(np.int64)) >= 0
     within[starts[1:-1][(starts[1:-1] > 0) & (starts[1:-1] < num)] - 1] = True  # from one video to the next
     if not within.all():

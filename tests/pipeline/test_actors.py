@@ -65,6 +65,7 @@ def test_rows_of_the_index_find_their_video_in_any_order_of_the_file(tmp_path: P
         ({"starts": np.array([0, 4, 4, 9])}, "do not fit together"),
         ({"frames": np.array([0.5, 1, 2, 3, 4])}, "frames is float64"),
         ({"frames": np.array([4, 0, 4, 8, 2])}, "do not ascend, at row 0"),
+        ({"boxes": np.full((5, 4), 96, np.float32)}, r"row 0, \[96.0, .*\], is not in fractions"),
         ({"paths": np.array(["a", "b", "d"])}, "says nothing of 1 of 3 videos, first c"),
     ],
 )
@@ -81,6 +82,22 @@ def test_files_with_code_in_them_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("boxes")
     with pytest.raises(InputError, match="no file of boxes"):
         ActorBoxes(tmp_path / "text.npz", ["a"], np.arange(1))
+
+
+def test_files_that_are_damaged_or_of_another_kind_are_refused(tmp_path: Path) -> None:
+    whole = write_boxes(tmp_path / "boxes.npz", VIDEOS).read_bytes()
+    middle = len(whole) // 2
+    damaged = {
+        "cut": whole[:middle],
+        "flipped": whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :],
+        "empty": b"",
+    }
+    for name, content in damaged.items():
+        (tmp_path / name).write_bytes(content)
+    np.save(tmp_path / "array", np.zeros(4))
+    for name in (*damaged, "array.npy", "gone"):
+        with pytest.raises(InputError, match=rf"{name} is no file of boxes .*docs/methods\.md"):
+            ActorBoxes(tmp_path / name, ["a"], np.arange(1))
 
 
 # --- places ---
