@@ -129,7 +129,7 @@ class ClipGraph:
                 sample = _dali_inputs(record, numbers, plan)
         if self.spec.strong:
             for modality in self.spec.modalities:
-                strong_plan = plan.strong_tg if modality == "tg" else plan.strong_rgb
+                strong_plan = plan.strong(modality)
                 assert strong_plan is not None
                 parameters = strong_parameters(strong_plan, self.size)
                 sample |= {f"{modality}_{name}": value for name, value in parameters._asdict().items()}

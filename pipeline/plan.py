@@ -138,6 +138,10 @@ class ClipPlan:
     turn: int = 0
     tempo: Tempo | None = None
 
+    def strong(self, modality: str) -> StrongPlan | None:
+        """Strong augmentation of a modality; that of RGB is optical flow's too."""
+        return self.strong_tg if modality == "tg" else self.strong_rgb
+
 
 class Draw(NamedTuple):
     """Which of the independent draws of a stream make a clip: several views of a video are as many draws.

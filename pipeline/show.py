@@ -188,7 +188,7 @@ def _view_strips(views: dict[str, Views | None], clip: int, plan: ClipPlan | Non
     for view, modalities in views.items():
         for modality, clips in ({} if modalities is None else modalities._asdict()).items():
             if clips is not None:
-                strong = getattr(plan, f"strong_{modality}") if plan and view == "strong" else None
+                strong = plan.strong(modality) if plan and view == "strong" else None
                 name = "\n".join([f"{view} {modality.upper()}", *(OPS[op] for op in (strong.ops if strong else ()))])
                 strips.append(_Strip(name, [_enlarged(frame) for frame in clips[clip].cpu().numpy()], []))
     return strips

@@ -44,6 +44,7 @@ from pipeline.scanning import scan
 from pipeline.show import describe_box, describe_video, draw_clip
 from pipeline.slicing import slice_clip
 from pipeline.text import printable
+from pipeline.video_scores import NUM_SCORES
 from train.cli import parse
 from train.config import Config, resolve
 from train.fit import new_method
@@ -198,10 +199,12 @@ def _decoder(record: VideoRecord, config: Config) -> str:
 def _batch(weak: Views, strong: Views | None, method: Method) -> ClipBatch:
     """One clip as a batch of one labeled and, where the method takes such, one unlabeled clip of unknown class.
 
-    It also stands in for views of other clips of the video, and for itself turned; people and scores there are none.
+    It also stands in for views of other clips of the video, and for itself turned.  There are no people, and scores
+    tell nothing.
     """
     needs, row = method.needs, torch.zeros(1, dtype=torch.int64)
     zeros = row.to(weak.rgb.device)
+    scores = torch.zeros(1, NUM_SCORES, device=weak.rgb.device) if needs.scores else None
     slow = Views(*(None if pixels is None else pixels[:, ::2] for pixels in weak))  # type: ignore[arg-type]
     return ClipBatch(
         labeled=weak,
@@ -219,6 +222,8 @@ def _batch(weak: Views, strong: Views | None, method: Method) -> ClipBatch:
         labeled_turns=zeros if needs.rotated else None,
         turns=zeros if needs.rotated else None,
         rows=zeros if needs.rows else None,
+        labeled_scores=scores,
+        scores=scores,
         actor_share=torch.ones(1, device=weak.rgb.device) if needs.actors else None,
     )
 

@@ -73,7 +73,7 @@ def same(a: ClipPlan, b: ClipPlan) -> bool:
     return frames and fields[0] == fields[1] and strong[:2] == strong[2:]
 
 
-# Measured on the reference: method-spec §1.
+# Measured on the reference.
 @pytest.mark.parametrize(
     ("num_frames", "starts"),
     [(64, {0}), (65, {0}), (66, {0, 1}), (72, set(range(8))), (18, {0}), (300, set(range(236)))],

@@ -93,6 +93,13 @@ def test_a_method_is_shown_only_what_it_needs(demo_video: Path, tmp_path: Path) 
     assert not [name for name in stations if "TG" in name or "strong" in name]
 
 
+@pytest.mark.parametrize("words", [["mvpl", "--method.flow"], ["videossl", "--method.scores", "videos.scores"]])
+def test_what_a_method_needs_is_there(words: list[str], demo_video: Path, tmp_path: Path) -> None:
+    config = parse(["demo", "--run.baseline", "None", "--data.decoder", "ffmpeg", "--run.method", *words])
+    rows = trace(next(demo_video.rglob("*.avi")), config, tmp_path / "a.png")[1]
+    assert "loss" in [row.station for row in rows]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [([], "no video to trace"), (["gone.mp4"], "gone.mp4: no such file"), (["gone.mp4", "dmeo"], "no recipe 'dmeo'")],
