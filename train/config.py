@@ -351,8 +351,8 @@ def with_method(config: Config, name: str) -> Config:
     """The same run with another method.
 
     What the configuration had changed from the defaults of its method is kept where the other one has it too.  Defaults
-    of what waits or rises for some epochs are meant for as many as the trainer has by default, and come in proportion.
-    A baseline that is now the method itself is dropped.
+    of what waits or rises for some epochs are meant for as many as the trainer has by default, and come in proportion:
+    what is in proportion already is no change.  A baseline that is now the method itself is dropped.
 
     Args:
         config: any.
@@ -360,20 +360,24 @@ def with_method(config: Config, name: str) -> Config:
     """
     if name == config.run.method:
         return config
-    config_type = METHODS[name].config_type
-    default = type(config.method)()
+    config_type, own_type = METHODS[name].config_type, type(config.method)
+    waits = _waits(config_type, config.optim.epochs)
+    unchanged = own_type(), own_type(**_waits(own_type, config.optim.epochs))
     kept = {
-        option.name: getattr(config.method, option.name)
+        option.name: value
         for option in dataclasses.fields(config_type)
-        if getattr(config.method, option.name, None) != getattr(default, option.name, None)
+        if (value := getattr(config.method, option.name, None))
+        not in [getattr(default, option.name, None) for default in unchanged]
     }
-    for wait in _METHOD_WAITS:
-        epochs = getattr(config_type(), wait, None)
-        if epochs is not None and wait not in kept:
-            kept[wait] = round(epochs * config.optim.epochs / OptimConfig.epochs)
     baseline = config.run.baseline if config.run.baseline != name else None
     run = dataclasses.replace(config.run, method=name, baseline=baseline)
-    return dataclasses.replace(config, run=run, method=config_type(**kept))
+    return dataclasses.replace(config, run=run, method=config_type(**(waits | kept)))
+
+
+def _waits(config_type: type[Any], epochs: int) -> dict[str, int]:
+    """Defaults of what waits or rises for some epochs, in a training of so many."""
+    defaults = {wait: getattr(config_type(), wait, None) for wait in _METHOD_WAITS}
+    return {wait: round(own * epochs / OptimConfig.epochs) for wait, own in defaults.items() if own is not None}
 
 
 def find_device(config: Config) -> Literal["cpu", "cuda"]:

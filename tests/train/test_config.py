@@ -26,7 +26,16 @@ from train.config import (
     to_json,
     with_method,
 )
-from train.methods import METHODS, fixmatch, mean_teacher, tcl, temporal_gradient, uda
+from train.methods import (
+    METHODS,
+    actor_cutmix,
+    fixmatch,
+    mean_teacher,
+    pseudo_label,
+    tcl,
+    temporal_gradient,
+    uda,
+)
 from train.recipes import RECIPES, demo, folder
 from train.validation import clip_spec
 
@@ -182,11 +191,17 @@ def test_another_method_s_ramps_and_warm_ups_come_in_proportion_to_the_epochs() 
     """Defaults are meant for 180 epochs; what a recipe has chosen for its own method stays."""
     short = replace(folder(), optim=replace(folder().optim, epochs=60))
     assert with_method(short, "mean_teacher").method == mean_teacher.Config(rampup_epochs=16)
-    assert with_method(short, "tcl").method == tcl.Config(warmup_epochs=10, threshold=0.8)
+    assert with_method(folder(), "tcl").method == tcl.Config(warmup_epochs=10, threshold=0.8)
     paper = RECIPES["ucf101-20pct"]()
     assert with_method(paper, "mean_teacher").method == mean_teacher.Config()
     assert with_method(paper, "uda").method == uda.Config()
     assert with_method(short, "temporal_gradient") == short
+    # The paper's warm-up of 60 epochs in 360 is its 30 in 180: no reason for another method to wait.
+    long = RECIPES["hmdb51-50pct"]()
+    assert with_method(long, "fixmatch").method == fixmatch.Config(warmup_epochs=60)
+    assert with_method(long, "actor_cutmix").method == actor_cutmix.Config()
+    assert with_method(long, "pseudo_label").method == pseudo_label.Config(rampup_epochs=144)
+    assert with_method(long, "tcl").method == tcl.Config(warmup_epochs=100)
 
 
 def test_learning_rate_follows_the_batch_unless_given() -> None:
