@@ -24,7 +24,14 @@ from model import R3D18, normalize
 from pipeline.batch import ClipBatch, Needs
 from pipeline.errors import InputError
 from train.losses import group_contrast, masked_cross_entropy, nt_xent, pseudo_labels
-from train.methods.base import Method, eager_range, pseudo_label_metrics, started
+from train.methods.base import (
+    Method,
+    check_epochs,
+    check_probability,
+    eager_range,
+    pseudo_label_metrics,
+    started,
+)
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,8 @@ class Config:
     """Least probability of a pseudo-label that is learned from, 0 to 1."""
 
     def __post_init__(self) -> None:
-        if self.warmup_epochs < 0:
-            raise InputError(f"warmup_epochs {self.warmup_epochs} is negative: 0 starts at once")
+        check_epochs("warmup_epochs", self.warmup_epochs)
+        check_probability("threshold", self.threshold)
         if self.temperature <= 0:
             raise InputError(f"temperature {self.temperature} is not positive: the paper's code takes 0.5")
         if self.pseudo_label_epoch is not None and self.pseudo_label_epoch <= self.warmup_epochs:
@@ -56,8 +63,6 @@ class Config:
                 f"pseudo_label_epoch {self.pseudo_label_epoch} leaves no epoch for the contrasts, which begin in epoch "
                 f"{self.warmup_epochs}: take a later one, or None"
             )
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"threshold {self.threshold} is not a probability: choose one from 0 to 1")
 
 
 class TCL(Method):

@@ -25,7 +25,7 @@ from model import R3D18, normalize
 from pipeline.batch import ClipBatch, Needs, Views
 from pipeline.errors import InputError
 from train.losses import masked_cross_entropy, mean_over_ranks, negative_cross_entropy
-from train.methods.base import Method, eager_range, pseudo_label_metrics
+from train.methods.base import Method, check_probability, eager_range, pseudo_label_metrics
 
 _LEAST_COUNT = 1e-6  # less than the mean over any number of ranks where one of them has one
 
@@ -51,8 +51,8 @@ class Config:
     num_passes: int = 10
     """Times that a video is judged, each with another dropout."""
     balanced_rounds: int = 0
-    """Rounds, after the first, for which each class gets equally many pseudo-labels; the paper has none for CIFAR-100
-    and 9 of 19 for CIFAR-10."""
+    """Rounds, after the first, for which each class gets equally many pseudo-labels; the authors' commands have 6 of 19
+    for CIFAR-10 and none for CIFAR-100."""
     min_per_class: int = 25
     """Pseudo-labels that a class may get in those rounds in any case, however few the rarest class has."""
 
@@ -60,8 +60,7 @@ class Config:
         for name in ("num_rounds", "min_per_class"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: take 1 or more")
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"threshold {self.threshold} is not a probability: choose one from 0 to 1")
+        check_probability("threshold", self.threshold)
         if self.num_passes < 2:
             raise InputError(f"num_passes {self.num_passes} have no standard deviation: take 2 or more, 10 is usual")
         if self.negative_temperature <= 0:

@@ -21,10 +21,16 @@ from torch import Tensor, nn
 
 from model import R3D18, normalize
 from pipeline.batch import ClipBatch, Needs
-from pipeline.errors import InputError
 from pipeline.video_scores import NUM_SCORES
 from train.losses import masked_cross_entropy, pseudo_labels
-from train.methods.base import Method, eager_range, pseudo_label_metrics, started
+from train.methods.base import (
+    Method,
+    check_epochs,
+    check_probability,
+    eager_range,
+    pseudo_label_metrics,
+    started,
+)
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,8 @@ class Config:
     """Weight of the cross-entropy between the second head and the image network's probabilities."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"threshold {self.threshold} is not a probability: choose one from 0 to 1")
-        if self.warmup_epochs < 0:
-            raise InputError(f"warmup_epochs {self.warmup_epochs} is negative: 0 starts at once")
+        check_probability("threshold", self.threshold)
+        check_epochs("warmup_epochs", self.warmup_epochs)
 
 
 class VideoSSL(Method):
