@@ -84,7 +84,7 @@ class TrainState:
         config: resolved configuration.
         class_names: K names, in the order of the classifier's outputs.
         method: networks and losses.
-        optimizer: over all of the method's parameters.
+        optimizer: over all of the method's parameters that take a gradient.
         scaler: of the loss; does nothing except in float16.
         loader: source of batches.
         window: terms since the last log line.

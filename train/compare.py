@@ -106,7 +106,7 @@ def _check_method(option: str, method: str) -> None:
 
 def _check_options(options: Sequence[str], parallel: int) -> None:
     """Refuse options that are not for all methods alike."""
-    for flag in (word.partition("=")[0] for word in options):
+    for flag in (word.partition("=")[0].replace("_", "-") for word in options):
         if flag in _OURS:
             raise InputError(f"{flag} differs from run to run: leave it to --methods, --seeds and --out")
         if flag.startswith("--method."):

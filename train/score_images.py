@@ -75,12 +75,12 @@ def score_images(
         for rows, probabilities in _scored(classifier, index, num_frames, device, skipped):
             scores[rows] = probabilities
             bar.advance(task, len(rows))
-    if len(skipped) == len(index) + len(index.refused):
-        raise InputError(f"none of the {len(index)} videos in {data_root} can be decoded: there is nothing to write")
+    num_videos = len(index) + len(index.refused)
+    if len(skipped) == num_videos:
+        raise InputError(f"none of the {num_videos} videos in {data_root} can be decoded: there is nothing to write")
     write_video_scores(out, index.paths, scores)
     for path, reason in sorted(skipped.items()):
         print(f"no scores: {spelled_out(path)}: {spelled_out(reason)}", file=sys.stderr)
-    num_videos = len(index) + len(index.refused)
     print(
         f"{out} ({out.stat().st_size / 1e6:,.1f} MB): scores of {num_videos - len(skipped):,} of {num_videos:,} videos"
     )
