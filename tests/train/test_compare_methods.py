@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 def words(folder: Path, *more: str, **options: Any) -> list[str]:
     """A command line on the tiny demo, stopped after two steps."""
     shared: dict[str, Any] = {name: value for name, value in TINY.items() if not name.startswith("method")}
-    shared |= {"optim.epochs": 4, "run.max-steps": 2, "run.log-every": 1}
+    shared |= {"optim.epochs": 5, "run.max-steps": 2, "run.log-every": 1}
     # One index of all spares every run the processes that would make it.
     shared |= {"data.root": folder / "data", "data.index": folder / "index", **options}
     return ["demo", *(f"--{name}={value}" for name, value in shared.items()), "--out", str(folder / "out"), *more]
