@@ -201,7 +201,7 @@ def test_another_method_s_ramps_and_warm_ups_come_in_proportion_to_the_epochs() 
     assert with_method(long, "fixmatch").method == fixmatch.Config(warmup_epochs=60)
     assert with_method(long, "actor_cutmix").method == actor_cutmix.Config()
     assert with_method(long, "pseudo_label").method == pseudo_label.Config(rampup_epochs=144)
-    assert with_method(long, "tcl").method == tcl.Config(warmup_epochs=100)
+    assert with_method(long, "tcl").method == tcl.Config(warmup_epochs=44)
 
 
 def test_learning_rate_follows_the_batch_unless_given() -> None:

@@ -49,7 +49,7 @@ def logits_of(method: tcl.TCL, batch: ClipBatch) -> tuple[Tensor, ...]:
 
 def test_the_defaults_are_the_papers() -> None:
     assert tcl.Config() == tcl.Config(
-        warmup_epochs=50,
+        warmup_epochs=22,
         instance_contrast_weight=9.0,
         group_contrast_weight=1.0,
         temperature=0.5,
