@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,7 @@ def test_tensorboard_gets_the_pictures_once_and_keeps_the_curves(run: Path) -> N
         log.describe(2, {"command": "train <it>"})
         log.write({"kind": "val", "step": 2, "top1": 0.5})
     for _ in range(2):
+        time.sleep(1)  # files of one second are read in the order of their names, and the tenth comes before the ninth
         write_report(run)
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0}).Reload()
     assert [(event.step, event.value) for event in events.Scalars("val/top1")] == [(2, 0.5)]
